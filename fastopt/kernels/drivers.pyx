@@ -1,0 +1,636 @@
+# The drivers: they decide which elements meet a span, and know nothing of its rule. Compiled once, for the baseline;
+# the spans are called through the addresses that the chosen build hands out. OpenMP lives here alone.
+
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.object cimport PyObject
+from cython.parallel cimport prange
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memcpy
+
+cdef extern from "Python.h":
+    # Cython's own Py_buffer counts references on `obj`; here it is a plain field, NULL when nothing is held.
+    ctypedef struct View "Py_buffer":
+        void *buf
+        PyObject *obj
+        Py_ssize_t len
+        Py_ssize_t itemsize
+        int ndim
+        char *format
+        Py_ssize_t *shape
+        Py_ssize_t *strides
+    const int PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE
+    int PyObject_GetBuffer(object o, View *view, int flags) except -1
+    void PyBuffer_Release(View *view)
+
+cdef extern from "fo_cpu.h" nogil:
+    int fo_cpu_level()
+
+cdef extern from "fo_fpenv.h" nogil:
+    ctypedef struct fo_fpenv:
+        pass
+    fo_fpenv fo_fp_enter()
+    void fo_fp_leave(fo_fpenv saved)
+
+cdef extern from "fo_fork.h" nogil:
+    int fo_is_fork_child
+    int fo_watch_fork()
+
+cdef extern from "fo_memory.h" nogil:
+    void FO_PREFETCH(const void *at)
+    void FO_PREFETCH_READ(const void *at)
+    float fo_getf(const float *at)
+    double fo_getd(const double *at)
+    void fo_putf(float *at, float x)
+    void fo_putd(double *at, double x)
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define FO_OPENMP _OPENMP
+    #else
+    #define FO_OPENMP 0
+    #endif
+    """
+    const int FO_OPENMP
+
+ctypedef void (*span_t)(Py_ssize_t n, void *p, const void *g, void *s0, void *s1, void *s2, void *s3,
+                        const void *h) noexcept nogil
+ctypedef void (*block_t)(Py_ssize_t n, void *out, const void *by, const void *h) noexcept nogil
+ctypedef double (*dot_t)(Py_ssize_t n, const void *a, const void *b) noexcept nogil
+ctypedef double (*loss_t)(double z, double y, double a) noexcept nogil
+
+cdef enum:
+    BLOCK = 1024            # elements that the block operations keep in the first-level cache
+    GATHER = 256            # elements gathered into one block
+    LANES = 16              # the scores pad to this
+    COUPLE = 0              # places of the block operations' scalars in h; the span's own begin at SPAN
+    SHRINK = 1
+    SPAN = 2
+    HOLD_GIL = 16384        # below this many elements, letting go of the GIL costs more than it gives
+    WINDOW = 256            # rows of a table of scalars, at most
+    CLOCKS = 64             # tables kept, at most
+
+OPENMP = FO_OPENMP
+SPAN_OFFSET = SPAN
+fo_watch_fork()
+
+cdef int n_threads = 1
+cdef Py_ssize_t serial_below = 262144   # elements; a parallel region costs more than it saves below (bench/region.py)
+cdef Py_ssize_t forced_chunk = 0
+cdef int last_team_size = 0
+
+
+def cpu_level():
+    """The x86-64 level that this CPU and operating system run: 1, 3 (AVX2) or 4 (AVX-512)."""
+    return fo_cpu_level()
+
+
+def set_threads(int n):
+    global n_threads
+    n_threads = n
+
+
+def force(int threads=0, Py_ssize_t chunk=0):
+    """For tests: run `threads` threads on work of any size and split it into chunks of `chunk` elements."""
+    global serial_below, forced_chunk, n_threads
+    serial_below = 0 if threads else 262144
+    forced_chunk = chunk
+    if threads:
+        n_threads = threads
+
+
+def last_team():
+    """Threads of the last step that was large enough to think of more than one."""
+    return last_team_size
+
+
+def is_fork_child():
+    return bool(fo_is_fork_child)
+
+
+# ---------------------------------------------------------------------------------------------------- one parameter
+
+cdef struct Work:
+    span_t span
+    block_t negate, couple, shrink      # NULL where the operation is not asked for
+    char *p
+    const char *g
+    char *s[4]
+    const char *h
+    const int64_t *ids                  # rows to touch; NULL: all elements
+    Py_ssize_t start                    # elements of work before this parameter's
+    Py_ssize_t size                     # elements of work, now
+    Py_ssize_t width                    # elements in a row
+    int itemsize
+    int n_states
+
+
+cdef void update(const Work *w, Py_ssize_t n, char *p, const char *g, char *s0, char *s1, char *s2,
+                 char *s3) noexcept nogil:
+    # Block operations and span over n contiguous elements. The caller's gradient is never written.
+    cdef char scratch[BLOCK * 8]
+    cdef Py_ssize_t es = w.itemsize, at = 0, m
+    cdef const char *h = w.h
+    cdef const char *gb
+    if w.negate == NULL and w.couple == NULL and w.shrink == NULL:
+        w.span(n, p, g, s0, s1, s2, s3, h + SPAN * es)
+        return
+    while at < n:
+        m = n - at if n - at < BLOCK else BLOCK
+        gb = g + at * es
+        if w.negate != NULL:
+            w.negate(m, scratch, gb, h)
+            gb = scratch
+        if w.couple != NULL:
+            if gb != scratch:
+                memcpy(scratch, gb, m * es)
+                gb = scratch
+            w.couple(m, scratch, p + at * es, h + COUPLE * es)
+        if w.shrink != NULL:
+            w.shrink(m, p + at * es, NULL, h + SHRINK * es)
+        w.span(m, p + at * es, gb, s0 + at * es, s1 + at * es, s2 + at * es, s3 + at * es, h + SPAN * es)
+        at += m
+
+
+cdef inline char *state(const Work *w, int k, Py_ssize_t offset) noexcept nogil:
+    # Spans that do not use a state get the address of one that exists: never a pointer out of nowhere.
+    return w.s[k] + offset if k < w.n_states else w.p + offset
+
+
+cdef void dense(const Work *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef Py_ssize_t at = begin * w.itemsize
+    update(w, end - begin, w.p + at, w.g + at, state(w, 0, at), state(w, 1, at), state(w, 2, at), state(w, 3, at))
+
+
+cdef void prefetch_row(const Work *w, Py_ssize_t at, Py_ssize_t nbytes) noexcept nogil:
+    cdef Py_ssize_t line
+    cdef int k
+    for line in range(0, nbytes, 64):
+        FO_PREFETCH(w.p + at + line)
+        for k in range(w.n_states):
+            FO_PREFETCH(w.s[k] + at + line)
+
+
+cdef void rows(const Work *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    # Whole rows, each of them contiguous: one call of the span a row.
+    cdef Py_ssize_t row = w.width * w.itemsize, at, r
+    cdef Py_ssize_t ahead = 4096 // (row * (1 + w.n_states)) + 1
+    ahead = 32 if ahead > 32 else ahead
+    for r in range(begin, end):
+        if r + ahead < end:
+            prefetch_row(w, w.ids[r + ahead] * row, row)
+        at = w.ids[r] * row
+        update(w, w.width, w.p + at, w.g + r * row, state(w, 0, at), state(w, 1, at), state(w, 2, at), state(w, 3, at))
+
+
+cdef void move_rows(char *block, char *base, const int64_t *ids, Py_ssize_t n, Py_ssize_t row, bint out) noexcept nogil:
+    cdef Py_ssize_t j
+    if row == 4:
+        if out:
+            for j in range(n):
+                (<uint32_t *>base)[ids[j]] = (<uint32_t *>block)[j]
+        else:
+            for j in range(n):
+                (<uint32_t *>block)[j] = (<uint32_t *>base)[ids[j]]
+    elif row == 8:
+        if out:
+            for j in range(n):
+                (<uint64_t *>base)[ids[j]] = (<uint64_t *>block)[j]
+        else:
+            for j in range(n):
+                (<uint64_t *>block)[j] = (<uint64_t *>base)[ids[j]]
+    else:
+        for j in range(n):
+            if out:
+                memcpy(base + ids[j] * row, block + j * row, row)
+            else:
+                memcpy(block + j * row, base + ids[j] * row, row)
+
+
+cdef void elements(const Work *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    # Single elements, and rows too narrow for a span of their own: gathered into a block, updated, scattered back.
+    cdef char block[5][GATHER * 8]
+    cdef Py_ssize_t row = w.width * w.itemsize, step = GATHER // w.width, r = begin, m, j, next_end
+    cdef int k
+    while r < end:
+        m = end - r if end - r < step else step
+        next_end = r + 2 * m if r + 2 * m < end else end
+        for j in range(r + m, next_end):
+            prefetch_row(w, w.ids[j] * row, row)
+        move_rows(block[0], w.p, w.ids + r, m, row, False)
+        for k in range(w.n_states):
+            move_rows(block[1 + k], w.s[k], w.ids + r, m, row, False)
+        update(w, m * w.width, block[0], w.g + r * row, block[1], block[2], block[3], block[4])
+        move_rows(block[0], w.p, w.ids + r, m, row, True)
+        for k in range(w.n_states):
+            move_rows(block[1 + k], w.s[k], w.ids + r, m, row, True)
+        r += m
+
+
+# ------------------------------------------------------------------------------------------------- all parameters
+
+cdef void walk(const Work *w, Py_ssize_t count, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    # Elements begin..end of the whole sequence. A row belongs to the range that holds its first element.
+    cdef Py_ssize_t low = 0, high = count, mid, a, b
+    while low < high:
+        mid = (low + high) // 2
+        if w[mid].start + w[mid].size <= begin:
+            low = mid + 1
+        else:
+            high = mid
+    while low < count and w[low].start < end:
+        a = begin - w[low].start if begin > w[low].start else 0
+        b = end - w[low].start if end - w[low].start < w[low].size else w[low].size
+        if b > a:
+            if w[low].ids == NULL:
+                dense(&w[low], a, b)
+            else:
+                a = (a + w[low].width - 1) // w[low].width
+                b = (b + w[low].width - 1) // w[low].width
+                if w[low].width <= 16:
+                    elements(&w[low], a, b)
+                else:
+                    rows(&w[low], a, b)
+        low += 1
+
+
+cdef void share(const Work *w, Py_ssize_t count, Py_ssize_t total, Py_ssize_t chunk, bint split, int k,
+                int threads) noexcept nogil:
+    # Thread k's part: a contiguous run of chunks, the same at every step.
+    cdef Py_ssize_t chunks = (total + chunk - 1) // chunk, first, last, c
+    cdef fo_fpenv saved = fo_fp_enter()
+    first = chunks // threads * k + chunks % threads * k // threads
+    last = chunks // threads * (k + 1) + chunks % threads * (k + 1) // threads
+    if split:
+        for c in range(first, last):
+            walk(w, count, c * chunk, (c + 1) * chunk if (c + 1) * chunk < total else total)
+    elif first < last:
+        walk(w, count, first * chunk, last * chunk if last * chunk < total else total)
+    fo_fp_leave(saved)
+
+
+cdef void run(const Work *w, Py_ssize_t count, Py_ssize_t total, int threads) noexcept nogil:
+    cdef Py_ssize_t chunk = forced_chunk if forced_chunk else 4096
+    cdef bint split = forced_chunk != 0
+    cdef int k
+    if threads == 1:
+        share(w, count, total, chunk, split, 0, 1)
+    else:
+        for k in prange(threads, schedule="static", num_threads=threads):
+            share(w, count, total, chunk, split, k, threads)
+
+
+cdef int team(Py_ssize_t total, int wanted) noexcept:
+    global last_team_size
+    if total < serial_below:
+        return 1
+    last_team_size = wanted if wanted and not forced_chunk else n_threads
+    if fo_is_fork_child or not FO_OPENMP:
+        last_team_size = 1
+    return last_team_size
+
+
+# ------------------------------------------------------------------------------------------------------- the plan
+
+cdef struct Param:
+    int group
+    int clock
+    int ndim
+    Py_ssize_t *shape                   # shape, then strides
+    Py_ssize_t n                        # elements
+    int64_t counter                     # steps made
+    int64_t born                        # counter when the state was made
+    const char *own                     # gradient that the optimizer owns, or NULL
+    uintptr_t gap_low, gap_high         # free memory in which the last gradient lay
+
+
+cdef struct Clock:
+    int group
+    int itemsize
+    int64_t lag, born                   # steps of the optimizer that the parameter has missed
+    int64_t first, last                 # global steps that the table covers
+    Py_ssize_t stride                   # bytes between its rows; 0: one row for ever
+    const char *rows
+
+
+cdef struct Group:
+    span_t span[2]                      # float32, float64
+    bint negate, couple, shrink
+    int n_states
+
+
+cdef class Plan:
+    """The compiled step of one optimizer.
+
+    `host` is the optimizer. Whatever is out of the ordinary is asked of it: it explains what is wrong with an argument
+    by raising, converts what can be converted, and makes tables of scalars. All of that happens before the first write.
+    """
+    cdef object host, names, params, ndarray
+    cdef Work *work
+    cdef Param *param
+    cdef Group *group
+    cdef Clock clock[CLOCKS]
+    cdef View *views
+    cdef uintptr_t *low
+    cdef uintptr_t *high
+    cdef Py_ssize_t count, n_taken
+    cdef int n_clocks, window, n_threads
+    cdef readonly bint busy
+    cdef readonly int64_t steps
+    cdef bint mapping, single
+    cdef list tables, held
+    cdef block_t ops[2][3]
+
+    def __cinit__(self, host, ndarray, params, names, bint single, Py_ssize_t n_groups, int n_threads, int64_t steps):
+        self.host, self.ndarray, self.params, self.names = host, ndarray, list(params), names
+        self.single, self.mapping, self.n_threads, self.steps = single, names is not None, n_threads, steps
+        self.count = len(self.params)
+        self.work = <Work *>PyMem_Calloc(self.count, sizeof(Work))
+        self.param = <Param *>PyMem_Calloc(self.count, sizeof(Param))
+        self.group = <Group *>PyMem_Calloc(n_groups, sizeof(Group))
+        self.views = <View *>PyMem_Calloc(2 * self.count, sizeof(View))
+        self.low = <uintptr_t *>PyMem_Calloc(5 * self.count + 2, sizeof(uintptr_t))
+        self.high = <uintptr_t *>PyMem_Calloc(5 * self.count + 2, sizeof(uintptr_t))
+        if not (self.work and self.param and self.group and self.views and self.low and self.high):
+            raise MemoryError
+        self.tables, self.held, self.window = [], [], 1
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.param:
+            for i in range(self.count):
+                PyMem_Free(self.param[i].shape)
+        PyMem_Free(self.work)
+        PyMem_Free(self.param)
+        PyMem_Free(self.group)
+        PyMem_Free(self.views)
+        PyMem_Free(self.low)
+        PyMem_Free(self.high)
+
+    # ------------------------------------------------------------------ set-up, by the host
+
+    def set_group(self, int q, str span, int n_states, bint negate, bint couple, bint shrink, table):
+        """What the options of group q decide; `table` has the addresses of the chosen build, by dtype."""
+        cdef Group *r = &self.group[q]
+        cdef size_t at
+        cdef int d
+        for d in range(2):
+            addresses = table["float64" if d else "float32"]
+            at = addresses[span]
+            r.span[d] = <span_t><void *>at
+            at = addresses["block_negate"]
+            self.ops[d][0] = <block_t><void *>at
+            at = addresses["block_couple"]
+            self.ops[d][1] = <block_t><void *>at
+            at = addresses["block_shrink"]
+            self.ops[d][2] = <block_t><void *>at
+        r.n_states, r.negate, r.couple, r.shrink = n_states, negate, couple, shrink
+
+    def set_param(self, Py_ssize_t i, int group, size_t address, int itemsize, shape, strides, states,
+                  int64_t counter, int64_t born):
+        """Layout and state of parameter i; `states` are addresses."""
+        cdef Param *q = &self.param[i]
+        cdef Work *w = &self.work[i]
+        cdef int k
+        cdef size_t at
+        if q.shape == NULL:
+            q.ndim = len(shape)
+            q.shape = <Py_ssize_t *>PyMem_Calloc(2 * q.ndim + 1, sizeof(Py_ssize_t))
+            if q.shape == NULL:
+                raise MemoryError
+        q.n = 1
+        for k in range(q.ndim):
+            q.shape[k], q.shape[q.ndim + k] = shape[k], strides[k]
+            q.n *= q.shape[k]
+        q.group, q.counter, q.born, q.clock = group, counter, born, -1
+        w.p, w.itemsize = <char *>address, itemsize
+        w.width = q.n // q.shape[0] if q.ndim and q.shape[0] else 1
+        for k in range(4):
+            at = states[k] if k < len(states) else 0
+            w.s[k] = <char *>at
+
+    def set_taken(self, ranges):
+        """Memory that gradients must not lie in: sorted pairs (first byte, byte after the last)."""
+        cdef Py_ssize_t k = 0
+        self.low[0] = self.high[0] = 0
+        for a, b in ranges:
+            k += 1
+            self.low[k], self.high[k] = a, b
+        self.low[k + 1] = self.high[k + 1] = <uintptr_t>-1
+        self.n_taken = k + 2
+        for k in range(self.count):
+            self.param[k].gap_low = self.param[k].gap_high = 0
+
+    def set_own(self, addresses):
+        cdef Py_ssize_t i
+        cdef size_t address
+        for i in range(self.count):
+            address = addresses[i]
+            self.param[i].own = <const char *>address
+
+    def forget_scalars(self):
+        """Hyper-parameters changed: the tables made so far are wrong."""
+        cdef Py_ssize_t i
+        self.n_clocks, self.window = 0, 1
+        self.tables = []
+        for i in range(self.count):
+            self.param[i].clock = -1
+
+    def counters(self):
+        return [self.param[i].counter for i in range(self.count)]
+
+    def borns(self):
+        return [self.param[i].born for i in range(self.count)]
+
+    # ------------------------------------------------------------------ scalars
+
+    cdef int find_clock(self, Py_ssize_t i, int64_t now) except -1:
+        # The table of scalars for parameter i at global step `now`.
+        cdef Param *q = &self.param[i]
+        cdef Clock *c
+        cdef int k, itemsize = self.work[i].itemsize
+        cdef int64_t lag = now - q.counter - 1
+        cdef View view
+        for k in range(self.n_clocks):
+            c = &self.clock[k]
+            if c.group == q.group and c.itemsize == itemsize and c.lag == lag and c.born == q.born:
+                if c.first <= now <= c.last:
+                    q.clock = k
+                    return 0
+                if c.last < now:
+                    self.window = min(2 * self.window, WINDOW)
+                break
+        else:
+            k = self.n_clocks
+            if k == CLOCKS:                 # counters that drift apart: start again with what is needed now
+                self.forget_scalars()
+                k = 0
+        table, for_ever = self.host._scalar_table(q.group, itemsize, now, self.window, lag, q.born)
+        PyObject_GetBuffer(table, &view, PyBUF_STRIDES)
+        c = &self.clock[k]
+        c.group, c.itemsize, c.lag, c.born = q.group, itemsize, lag, q.born
+        c.rows, c.first = <const char *>view.buf, now
+        c.last = INT64_MAX if for_ever else now + view.shape[0] - 1
+        c.stride = 0 if for_ever else view.strides[0]
+        PyBuffer_Release(&view)
+        if k == self.n_clocks:
+            self.tables.append(table)
+            self.n_clocks += 1
+        else:
+            self.tables[k] = table
+        q.clock = k
+        return 0
+
+    # ------------------------------------------------------------------ checks
+
+    cdef bint in_free_memory(self, Param *q, uintptr_t a, uintptr_t b) noexcept:
+        # Does [a, b) keep clear of every parameter and state? The gap found last time is tried first.
+        cdef Py_ssize_t low = 0, high = self.n_taken - 1, mid
+        if q.gap_low <= a and b <= q.gap_high:
+            return True
+        while high - low > 1:               # the last range that begins at or before a
+            mid = (low + high) // 2
+            if self.low[mid] <= a:
+                low = mid
+            else:
+                high = mid
+        q.gap_low, q.gap_high = self.high[low], self.low[high]
+        return q.gap_low <= a and b <= q.gap_high
+
+    cdef bint same_layout(self, Param *q, View *v, int itemsize) noexcept:
+        cdef int k
+        if v.ndim != q.ndim or v.itemsize != itemsize or v.format == NULL:
+            return False
+        if v.format[0] != (c"f" if itemsize == 4 else c"d") or v.format[1] != 0:
+            return False
+        for k in range(v.ndim):
+            if v.shape[k] != q.shape[k]:
+                return False
+        if q.n > 0:
+            for k in range(v.ndim):
+                if v.strides[k] != q.shape[q.ndim + k] and v.shape[k] > 1:
+                    return False
+        return True
+
+    cdef int take_param(self, Py_ssize_t i) except -1:
+        cdef View *v = &self.views[2 * i]
+        cdef Param *q = &self.param[i]
+        cdef bint fine = False
+        try:
+            PyObject_GetBuffer(self.params[i], v, PyBUF_FORMAT | PyBUF_STRIDES | PyBUF_WRITABLE)
+            fine = (v.buf == self.work[i].p or q.n == 0) and self.same_layout(q, v, self.work[i].itemsize)
+        except Exception:
+            v.obj = NULL
+        if not fine:
+            self.host._explain_parameter(i)
+        return 0
+
+    cdef int take_grad(self, Py_ssize_t i, object g) except -1:
+        # Sets the gradient of the work on parameter i, or asks the host to convert it or to say what is wrong with it.
+        cdef View *v = &self.views[2 * i + 1]
+        cdef Param *q = &self.param[i]
+        cdef Work *w = &self.work[i]
+        cdef View ids_view
+        w.size, w.ids = q.n, NULL
+        if type(g) is self.ndarray:
+            try:
+                PyObject_GetBuffer(g, v, PyBUF_FORMAT | PyBUF_STRIDES)
+                if (self.same_layout(q, v, w.itemsize) and <uintptr_t>v.buf % w.itemsize == 0
+                        and (q.n == 0
+                             or self.in_free_memory(q, <uintptr_t>v.buf, <uintptr_t>v.buf + q.n * w.itemsize))):
+                    w.g = <const char *>v.buf
+                    return 0
+                PyBuffer_Release(v)
+            except Exception:
+                v.obj = NULL
+        ids, values = self.host._convert_gradient(i, g)     # raises, or gives what can be used as it stands
+        PyObject_GetBuffer(values, v, PyBUF_FORMAT)
+        w.g = <const char *>v.buf
+        if ids is not None:
+            self.held.append(ids)
+            w.size = v.len // w.itemsize
+            PyObject_GetBuffer(ids, &ids_view, PyBUF_FORMAT)
+            w.ids = <const int64_t *>ids_view.buf
+            PyBuffer_Release(&ids_view)             # `held` keeps the array until the step is over
+        return 0
+
+    cdef int prepare(self, Py_ssize_t i, int64_t now) except -1:
+        cdef Param *q = &self.param[i]
+        cdef Work *w = &self.work[i]
+        cdef Group *r = &self.group[q.group]
+        cdef int d = w.itemsize == 8
+        cdef Clock *c
+        if q.clock < 0 or self.clock[q.clock].lag != now - q.counter - 1 or self.clock[q.clock].last < now:
+            self.find_clock(i, now)
+        c = &self.clock[q.clock]
+        w.h = c.rows + (now - c.first) * c.stride
+        w.span, w.n_states = r.span[d], r.n_states
+        w.negate = self.ops[d][0] if r.negate else NULL
+        w.couple = self.ops[d][1] if r.couple else NULL
+        w.shrink = self.ops[d][2] if r.shrink else NULL
+        return 0
+
+    # ------------------------------------------------------------------ the step
+
+    def step(self, grads, bint own=False):
+        """One step. Everything is checked before anything is written."""
+        cdef Py_ssize_t i, total = 0
+        cdef int threads
+        cdef int64_t now
+        cdef tuple items = None
+        if self.busy:
+            self.host._explain_busy()
+        self.busy = True
+        try:
+            now = self.steps + 1
+            if not own:
+                if self.single:
+                    items = (grads,)
+                else:
+                    items = self.flat(grads)
+            for i in range(self.count):
+                self.work[i].start, self.work[i].size = total, 0
+                if own:
+                    self.work[i].g, self.work[i].size = self.param[i].own, self.param[i].n
+                    self.work[i].ids = NULL
+                else:
+                    g = items[i]
+                    if g is None:
+                        continue
+                    self.take_grad(i, g)
+                self.take_param(i)
+                self.prepare(i, now)
+                total += self.work[i].size
+            threads = team(total, self.n_threads)
+            if total < HOLD_GIL and threads == 1:
+                run(self.work, self.count, total, 1)
+            elif total:
+                with nogil:
+                    run(self.work, self.count, total, threads)
+            for i in range(self.count):
+                if own or items[i] is not None:
+                    self.param[i].counter += 1
+            self.steps = now
+        finally:
+            for i in range(2 * self.count):
+                if self.views[i].obj != NULL:
+                    PyBuffer_Release(&self.views[i])
+            if self.held:
+                self.held = []
+            self.busy = False
+
+    cdef tuple flat(self, grads):
+        cdef Py_ssize_t i = 0
+        if not self.mapping:
+            if (type(grads) is list or type(grads) is tuple) and len(grads) == self.count:
+                return tuple(grads)
+        elif type(grads) is dict and len(<dict>grads) == self.count:
+            found = []
+            for name in self.names:
+                if name not in <dict>grads:
+                    break
+                found.append((<dict>grads)[name])
+            else:
+                return tuple(found)
+        return self.host._explain_structure(grads)

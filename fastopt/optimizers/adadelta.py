@@ -1,0 +1,78 @@
+"""Adadelta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import checks
+from ..checks import Array
+from .base import Optimizer, Rule, Scalars
+
+
+def adadelta(p: Array, g: Array, v: Array, u: Array, h: Array) -> None:
+    lr, keep, take, eps = h
+    v[...] = keep * v + take * (g * g)
+    d = np.sqrt(u + eps) / np.sqrt(v + eps) * g
+    p[...] = p - lr * d
+    u[...] = keep * u + take * (d * d)
+
+
+class Adadelta(Optimizer):
+    r"""Adadelta (Zeiler 2012).
+
+    .. math::
+        v \leftarrow \rho v + (1-\rho) g^2, \quad d = \frac{\sqrt{u+\epsilon}}{\sqrt{v+\epsilon}}\, g, \quad
+        p \leftarrow p - \eta d, \quad u \leftarrow \rho u + (1-\rho) d^2
+
+    Parameters
+    ----------
+    params : array, list, dict or list of groups
+        Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
+    lr : float, default 1.0
+        The paper has no rate, which is 1.0; Keras' default is 0.001.
+    rho : float in [0, 1), default 0.9
+    eps : float, default 1e-6
+        At least the smallest normal number of the dtype is used.
+    weight_decay : float, default 0
+        Coupled (added to the gradient), unless ``decoupled_weight_decay``.
+    maximize : bool, default False
+    decoupled_weight_decay : bool, default False
+        ``p *= 1 - lr * weight_decay`` before the update.
+    backend : {"auto", "native", "numpy"}, default "auto"
+    n_threads : int, optional
+
+    Notes
+    -----
+    State: ``square_avg``, ``acc_delta``.
+    """
+
+    options = {"rho": checks.fraction, "eps": checks.non_negative}
+    rules = (Rule("adadelta", ("square_avg", "acc_delta"), adadelta),)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+        backend: str = "auto",
+        n_threads: int | None = None,
+    ) -> None:
+        options = dict(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, maximize=maximize,
+                       decoupled_weight_decay=decoupled_weight_decay)
+        super().__init__(params, options, backend, n_threads)
+
+    @staticmethod
+    def rule(o: Mapping[str, Any]) -> str:
+        return "adadelta"
+
+    @staticmethod
+    def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
+        return o["lr"], o["rho"], 1.0 - o["rho"], max(o["eps"], o["tiny"])

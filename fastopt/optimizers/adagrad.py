@@ -1,0 +1,91 @@
+"""Adagrad."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import checks
+from ..checks import Array
+from .base import Optimizer, Rule, Scalars
+
+
+def adagrad(p: Array, g: Array, a: Array, h: Array) -> None:
+    rate, eps = h
+    a[...] = a + g * g
+    p[...] = p - rate * (g / (np.sqrt(a) + eps))
+
+
+class Adagrad(Optimizer):
+    r"""Adagrad (Duchi, Hazan and Singer 2011).
+
+    .. math::
+        a \leftarrow a + g^2, \quad p \leftarrow p - \frac{\eta}{1 + (t-1)\,\mathrm{lr\_decay}} \cdot
+        \frac{g}{\sqrt{a} + \epsilon}
+
+    Parameters
+    ----------
+    params : array, list, dict or list of groups
+        Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
+    lr : float, default 1e-2
+    lr_decay : float, default 0
+    weight_decay : float, default 0
+        Coupled (added to the gradient), unless ``decoupled_weight_decay``.
+    initial_accumulator_value : float, default 0
+    eps : float, default 1e-10
+        Beside the root, as in PyTorch; Keras and optax have it inside. At least the smallest normal number of the dtype
+        is used, so that 0/0 cannot arise.
+    maximize : bool, default False
+    decoupled_weight_decay : bool, default False
+        ``p *= 1 - lr * weight_decay`` before the update (`lr_decay` does not enter).
+    backend : {"auto", "native", "numpy"}, default "auto"
+    n_threads : int, optional
+
+    Notes
+    -----
+    State: ``sum``. PyTorch refuses weight decay with sparse gradients; here touched rows decay.
+    """
+
+    options = {
+        "lr_decay": checks.non_negative,
+        "initial_accumulator_value": checks.non_negative,
+        "eps": checks.non_negative,
+    }
+    rules = (Rule("adagrad", ("sum",), adagrad),)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+        backend: str = "auto",
+        n_threads: int | None = None,
+    ) -> None:
+        options = dict(lr=lr, lr_decay=lr_decay, weight_decay=weight_decay,
+                       initial_accumulator_value=initial_accumulator_value, eps=eps, maximize=maximize,
+                       decoupled_weight_decay=decoupled_weight_decay)
+        super().__init__(params, options, backend, n_threads)
+
+    @staticmethod
+    def start(state: str, o: Mapping[str, Any]) -> float:
+        return float(o["initial_accumulator_value"])
+
+    @staticmethod
+    def rule(o: Mapping[str, Any]) -> str:
+        return "adagrad"
+
+    @staticmethod
+    def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
+        return o["lr"] / (1.0 + (t - 1) * o["lr_decay"]), max(o["eps"], o["tiny"])
+
+    @staticmethod
+    def settled(o: Mapping[str, Any], born: int) -> int | None:
+        return 1 if o["lr_decay"] == 0 else None

@@ -1,0 +1,150 @@
+"""Adam, AMSGrad and AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import checks
+from ..checks import Array
+from .base import Optimizer, Rule, Scalars
+
+
+def adam(p: Array, g: Array, m: Array, v: Array, h: Array) -> None:
+    keep1, take1, keep2, take2, step, scale, eps = h
+    m[...] = keep1 * m + take1 * g
+    v[...] = keep2 * v + take2 * (g * g)
+    p[...] = p - step * (m / (np.sqrt(v) * scale + eps))
+
+
+def adam_amsgrad(p: Array, g: Array, m: Array, v: Array, w: Array, h: Array) -> None:
+    keep1, take1, keep2, take2, step, scale, eps = h
+    m[...] = keep1 * m + take1 * g
+    v[...] = keep2 * v + take2 * (g * g)
+    w[...] = np.where(w >= v, w, v)
+    p[...] = p - step * (m / (np.sqrt(w) * scale + eps))
+
+
+def power_below(beta: float, bits: int) -> int:
+    """The first step t from which beta**t is below 2**-bits, so that 1 - beta**t is exactly 1."""
+    return 1 if beta == 0 else max(1, math.ceil(bits / -math.log2(beta)))
+
+
+class Adam(Optimizer):
+    r"""Adam (Kingma and Ba 2014, algorithm 1), with AMSGrad (Reddi, Kale and Kumar 2018) as an option.
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1-\beta_1) g, \quad v \leftarrow \beta_2 v + (1-\beta_2) g^2 \\
+        p &\leftarrow p - \frac{\eta}{1-\beta_1^t} \cdot \frac{m}{\sqrt{v}/\sqrt{1-\beta_2^t} + \epsilon}
+
+    Parameters
+    ----------
+    params : array, list, dict or list of groups
+        Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
+    lr : float, default 1e-3
+    betas : pair of floats in [0, 1), default (0.9, 0.999)
+    eps : float, default 1e-8
+        At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.
+    weight_decay : float, default 0
+        Coupled (added to the gradient), unless ``decoupled_weight_decay``.
+    amsgrad : bool, default False
+        Divide by the root of the largest v so far. As in PyTorch, the maximum is over v before bias correction.
+    maximize : bool, default False
+    eps_form : {"outside", "hat"}, default "outside"
+        Where epsilon sits: as above (PyTorch, the paper's algorithm 1), or beside the uncorrected root,
+        :math:`\eta \sqrt{1-\beta_2^t}/(1-\beta_1^t) \cdot m/(\sqrt{v}+\hat\epsilon)` (Keras, PyTorch's SparseAdam).
+    decoupled_weight_decay : bool, default False
+        ``p *= 1 - lr * weight_decay`` before the update, as `AdamW` does.
+    backend : {"auto", "native", "numpy"}, default "auto"
+    n_threads : int, optional
+        Default: `fastopt.get_num_threads()`.
+
+    Notes
+    -----
+    PyTorch forms the first moment as ``m + (1 - beta1) * (g - m)``; here it is ``beta1 * m + (1 - beta1) * g``. The two
+    differ by rounding. State: ``exp_avg``, ``exp_avg_sq``, with ``amsgrad`` ``max_exp_avg_sq``.
+    """
+
+    options = {
+        "betas": checks.pair(checks.fraction),
+        "eps": checks.non_negative,
+        "amsgrad": checks.flag,
+        "eps_form": checks.one_of("outside", "hat"),
+    }
+    rules = (
+        Rule("adam", ("exp_avg", "exp_avg_sq"), adam),
+        Rule("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), adam_amsgrad),
+    )
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        eps_form: str = "outside",
+        decoupled_weight_decay: bool = False,
+        backend: str = "auto",
+        n_threads: int | None = None,
+    ) -> None:
+        options = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
+                       eps_form=eps_form, decoupled_weight_decay=decoupled_weight_decay)
+        super().__init__(params, options, backend, n_threads)
+
+    @staticmethod
+    def rule(o: Mapping[str, Any]) -> str:
+        return "adam_amsgrad" if o["amsgrad"] else "adam"
+
+    @staticmethod
+    def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
+        beta1, beta2 = o["betas"]
+        bc1, bc2 = 1.0 - beta1**t, 1.0 - beta2**t
+        eps = max(o["eps"], o["tiny"])
+        if o["eps_form"] == "hat":
+            step, scale = o["lr"] * np.sqrt(bc2) / bc1, 1.0
+        else:
+            step, scale = o["lr"] / bc1, 1.0 / np.sqrt(bc2)
+        return beta1, 1.0 - beta1, beta2, 1.0 - beta2, step, scale, eps
+
+    @staticmethod
+    def settled(o: Mapping[str, Any], born: int) -> int | None:
+        return max(power_below(beta, 54) for beta in o["betas"])
+
+
+class AdamW(Adam):
+    r"""Adam with decoupled weight decay (Loshchilov and Hutter 2017): ``p *= 1 - lr * weight_decay`` before each update.
+
+    Parameters
+    ----------
+    weight_decay : float, default 1e-2
+    params, lr, betas, eps, amsgrad, maximize, eps_form, backend, n_threads
+        As in `Adam`.
+
+    Notes
+    -----
+    As in PyTorch the decay is multiplied by the rate; the paper multiplies it by the schedule's factor alone.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        eps_form: str = "outside",
+        backend: str = "auto",
+        n_threads: int | None = None,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, eps_form=eps_form,
+                         decoupled_weight_decay=True, backend=backend, n_threads=n_threads)

@@ -1,0 +1,610 @@
+"""The class around a rule: parameters, groups, state, checks, and the call of the compiled step or of its reference."""
+
+from __future__ import annotations
+
+import bisect
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import checks, kernels
+from ..checks import Array, Check
+from ..errors import (
+    ConcurrentStepError,
+    DTypeError,
+    HyperParameterError,
+    LayoutError,
+    OverlapError,
+    ShapeError,
+    StateError,
+    UnsupportedError,
+    did_you_mean,
+)
+from ..sparse import SparseGrad
+from .plan import NumpyPlan
+
+ALIGN = 64  # bytes: a cache line, and the widest vector
+NOW = object()  # step(): "take the gradients of opt.grads"
+
+Scalars = Sequence["float | Array"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One span and what belongs to it: the names of its states, and the same mathematics in NumPy.
+
+    ``reference(p, g, *states, h)`` updates ``p`` and the states in place, with the operations of the span in the order
+    of the span, in the dtype of the arrays; it never writes ``g``.
+    """
+
+    span: str
+    states: tuple[str, ...]
+    reference: Callable[..., None]
+
+
+class ParamGroup(dict[str, Any]):
+    """The options of a group of parameters, as a dict. Changes are checked at once and hold from the next step on."""
+
+    def __init__(self, owner: Optimizer, options: Mapping[str, Any], params: list[Array]) -> None:
+        super().__init__(options)
+        super().__setitem__("params", params)
+        self._owner = owner
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.update({key: value})
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set several options at once; none is set when one is wrong."""
+        new = dict(*args, **kwargs)
+        if "params" in new:
+            raise StateError("a group's 'params' cannot be replaced; use add_param_group, or make a new optimizer")
+        self._owner._refuse_while_busy()
+        super().update(self._owner._check_options({**self.options(), **new}, "group option "))
+        self._owner._options_changed()
+
+    def options(self) -> dict[str, Any]:
+        """The options without the parameters."""
+        return {k: v for k, v in self.items() if k != "params"}
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def __ior__(self, other: Any) -> ParamGroup:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def _refuse(self, *args: Any) -> Any:
+        raise StateError("options of a group can be changed, not removed")
+
+    __delitem__ = pop = popitem = clear = _refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+class Optimizer:
+    """Base class of the optimizers; see the classes derived from it.
+
+    A derived class declares `options`, `rules`, `rule`, `scalars` and `settled`, and nothing else.
+    """
+
+    #: check of each option beyond those of `COMMON`
+    options: ClassVar[dict[str, Check]] = {}
+    #: the spans that the options choose among
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    #: states that do not exist before the first step that uses them (torch's momentum buffer)
+    born_late: ClassVar[frozenset[str]] = frozenset()
+
+    #: the optimizers that exist, by their names in lower case
+    known: ClassVar[dict[str, type[Optimizer]]] = {}
+
+    COMMON: ClassVar[dict[str, Check]] = {
+        "lr": checks.non_negative,
+        "weight_decay": checks.non_negative,
+        "decoupled_weight_decay": checks.flag,
+        "maximize": checks.flag,
+    }
+
+    def __init_subclass__(cls) -> None:
+        Optimizer.known.setdefault(cls.__name__.lower(), cls)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        known = inspect.signature(cls.__init__).parameters
+        for word in kwargs:
+            if word not in known:
+                names = [n for n in known if n not in ("self", "params")]
+                raise UnsupportedError(f"{cls.__name__} has no option {word!r}.{did_you_mean(word, names)}")
+        return super().__new__(cls)
+
+    def __init__(
+        self, params: Any, options: dict[str, Any], backend: str = "auto", n_threads: int | None = None
+    ) -> None:
+        self.defaults = self._check_options(options)
+        self.n_threads = None if n_threads is None else checks.integer(1, kernels.threads.LIMIT)("n_threads", n_threads)
+        self.backend = choose_backend(backend)
+        self.param_groups: list[ParamGroup] = []
+        self._params: list[Array] = []
+        self._labels: list[str] = []
+        self._names: list[str] | None = None
+        self._group_of: list[int] = []
+        self._state: list[dict[str, Array]] = []
+        self._own: list[Array] = []
+        self._taken: list[tuple[int, int]] = []
+        self._plan: Any = None
+        self._single = isinstance(params, np.ndarray)
+        if isinstance(params, (list, tuple)) and params and all(isinstance(g, dict) for g in params):
+            self._add_groups(list(params))
+        elif isinstance(params, (np.ndarray, dict, list, tuple)):
+            self._add_groups([{"params": params}])
+        else:
+            hint = "; a set has no order, pass a list" if isinstance(params, (set, frozenset)) else ""
+            raise DTypeError(
+                "params must be a NumPy array, a list or dict of arrays, or a list of groups, got "
+                f"{type(params).__name__}{hint}"
+            )
+
+    # ------------------------------------------------------------------------------------- what a derived class says
+
+    @staticmethod
+    def rule(o: Mapping[str, Any]) -> str:
+        """The span that the options `o` choose."""
+        raise UnsupportedError("an optimizer needs a rule")
+
+    @staticmethod
+    def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
+        """The span's scalars in float64 for the steps `t` (integers from 1); the state began after step `born`."""
+        raise UnsupportedError("an optimizer needs its scalars")
+
+    @staticmethod
+    def settled(o: Mapping[str, Any], born: int) -> int | None:
+        """The first step from which the scalars stay the same for ever; None: never."""
+        return 1
+
+    @staticmethod
+    def start(state: str, o: Mapping[str, Any]) -> float:
+        """The value that a state starts from."""
+        return 0.0
+
+    @classmethod
+    def check_together(cls, o: Mapping[str, Any]) -> None:
+        """Raise if options that are right by themselves do not go together."""
+
+    # ------------------------------------------------------------------------------------------------- construction
+
+    @classmethod
+    def _check_options(cls, options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+        known = {**cls.COMMON, **cls.options}
+        for name in options:
+            if name not in known:
+                raise UnsupportedError(f"{where}{cls.__name__} has no option {name!r}.{did_you_mean(name, known)}")
+        checked = {name: known[name](where + name, value) for name, value in options.items()}
+        cls.check_together(checked)
+        return checked
+
+    def _rule_of(self, group: Mapping[str, Any]) -> Rule:
+        name = self.rule(group)
+        return next(r for r in self.rules if r.span == name)
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Add parameters with options of their own.
+
+        Parameters
+        ----------
+        group : dict
+            ``"params"``: an array, a list of arrays, or, where the parameters have names, a dict of arrays under new
+            names. Every other key is an option; those left out have the optimizer's defaults.
+        """
+        self._add_groups([group])
+
+    def _add_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Check all of them, then add them: a bad one leaves the optimizer as it was."""
+        self._refuse_while_busy()
+        old = len(self._params)
+        params, labels, made, group_of = list(self._params), list(self._labels), [], list(self._group_of)
+        names = None if self._names is None else list(self._names)
+        for q, group in enumerate(groups, len(self.param_groups)):
+            if not isinstance(group, Mapping) or "params" not in group:
+                raise DTypeError(f"a group is a dict with the key 'params', got {group!r:.80}")
+            options = {k: v for k, v in group.items() if k != "params"}
+            checked = self._check_options({**self.defaults, **options}, f"group {q}: " if q or len(groups) > 1 else "")
+            items = self._items(group["params"], q, len(params), names)
+            if isinstance(group["params"], dict):
+                names = [*(names or []), *(name for name, _ in items)]
+            for name, a in items:
+                labels.append(f"param {name!r}" + (f" (group {q})" if q else ""))
+                params.append(checks.parameter(labels[-1], a))
+                group_of.append(q)
+            made.append(ParamGroup(self, checked, [a for _, a in items]))
+        refuse_overlap(params, labels)
+        counters, borns, steps = self._clocks()
+        # From here on nothing is refused.
+        self._single = self._single and not self._params
+        self._params, self._labels, self._names, self._group_of = params, labels, names, group_of
+        self.param_groups += made
+        self._state += [{} for _ in params[old:]]
+        self._own = []
+        self._build(counters + [0] * (len(params) - old), borns + [0] * (len(params) - old), steps)
+
+    def _items(self, given: Any, q: int, at: int, names: list[str] | None) -> list[tuple[Any, Any]]:
+        """The parameters of group `q` with what they are called: their names, or their places from `at` on."""
+        if isinstance(given, dict):
+            if at and names is None:
+                raise UnsupportedError(f"group {q} has named parameters, but those before have none; pass a list")
+            for name in given:
+                if not isinstance(name, str):
+                    raise DTypeError(f"names of parameters must be strings, got {name!r}")
+                if name in (names or []):
+                    raise StateError(f"there is already a parameter {name!r}")
+            items: list[tuple[Any, Any]] = list(given.items())
+        elif names is not None:
+            raise UnsupportedError(f"the parameters have names; pass 'params' of group {q} as a dict of arrays")
+        elif isinstance(given, (list, tuple)):
+            items = list(enumerate(given, at))
+        elif isinstance(given, np.ndarray):
+            items = [(at, given)]
+        else:
+            raise DTypeError(f"'params' of group {q} must be an array, a list or a dict, got {type(given).__name__}")
+        if not items:
+            raise ShapeError(f"group {q} has no parameters" if q else "params is empty; an optimizer needs parameters")
+        return items
+
+    def _build(self, counters: list[int], borns: list[int], steps: int) -> None:
+        """Make the states that the rules need and that are not there yet, and the plan of the step."""
+        wanted: list[tuple[int, str]] = []
+        for i, q in enumerate(self._group_of):
+            need = self._rule_of(self.param_groups[q]).states
+            missing = [name for name in need if name not in self._state[i]]
+            wanted += [(i, name) for name in missing]
+            if self.born_late & set(missing):
+                borns[i] = counters[i]
+        made = arena([self._params[i] for i, _ in wanted])
+        for (i, name), a in zip(wanted, made, strict=True):
+            a.fill(self.start(name, self.param_groups[self._group_of[i]]))  # now, and not by page faults in a step
+            self._state[i][name] = a
+        for i, q in enumerate(self._group_of):
+            self._state[i] = {name: self._state[i][name] for name in self._rule_of(self.param_groups[q]).states}
+        plan = (kernels.drivers.Plan if self.backend == "native" else NumpyPlan)(
+            self, np.ndarray, self._params, self._names, self._single, len(self.param_groups), self.n_threads or 0, steps
+        )
+        for i, p in enumerate(self._params):
+            states = [checks.address(a) for a in self._state[i].values()]
+            plan.set_param(i, self._group_of[i], checks.address(p), p.itemsize, p.shape, p.strides, states,
+                           counters[i], borns[i])
+        taken = [checks.byte_range(a) for a in (*self._params, *(a for s in self._state for a in s.values())) if a.size]
+        self._taken = merge(sorted(taken))
+        plan.set_taken(self._taken)
+        if self._own:
+            plan.set_own([checks.address(g) for g in self._own])
+        self._plan = plan
+        self._tell_plan()
+
+    def _tell_plan(self) -> None:
+        """Tell the plan what the options decide: spans, block operations; and that its scalars are void."""
+        for q, group in enumerate(self.param_groups):
+            rule = self._rule_of(group)
+            decay, decoupled = group["weight_decay"] != 0, group["decoupled_weight_decay"]
+            self._plan.set_group(q, rule.span, len(rule.states), group["maximize"], decay and not decoupled,
+                                 decay and decoupled, kernels.table)
+        self._plan.forget_scalars()
+
+    def _clocks(self) -> tuple[list[int], list[int], int]:
+        plan = self._plan
+        return ([], [], 0) if plan is None else (plan.counters(), plan.borns(), plan.steps)
+
+    def _options_changed(self) -> None:
+        rules = [set(self._rule_of(g).states) for g in self.param_groups]
+        if any(rules[q] != set(self._state[i]) for i, q in enumerate(self._group_of)):
+            self._build(*self._clocks())
+        else:
+            self._tell_plan()
+
+    def _refuse_while_busy(self) -> None:
+        if self._plan is not None and self._plan.busy:
+            self._explain_busy()
+
+    # ------------------------------------------------------------------------------ what the plan asks of its host
+
+    def _scalar_table(
+        self, group: int, itemsize: int, now: int, window: int, lag: int, born: int
+    ) -> tuple[Array, bool]:
+        """The scalars of `window` steps from global step `now` on, a row each, and whether one row serves for ever.
+
+        `lag` steps of the optimizer have passed the parameter by. The first two columns belong to the block operations.
+        """
+        o = self.param_groups[group]
+        settled = self.settled(o, born)
+        for_ever = settled is not None and now - lag >= settled
+        t = np.arange(now - lag, now - lag + (1 if for_ever else window))
+        dtype = np.dtype(np.float32 if itemsize == 4 else np.float64)
+        table = scalar_table(type(self), o, t, dtype, born)
+        if not np.isfinite(table).all():
+            given = ", ".join(f"{k}={v!r}" for k, v in o.options().items())
+            raise HyperParameterError(
+                f"the options of group {group} ({given}) give scalars beyond {dtype}; use smaller ones, or float64 parameters"
+            )
+        return table, for_ever
+
+    def _explain_busy(self) -> None:
+        raise ConcurrentStepError(
+            "this optimizer is in the middle of a step, made by another thread or by a callback; give each thread an "
+            "optimizer of its own, or put a lock around step"
+        )
+
+    def _explain_structure(self, grads: Any) -> tuple[Any, ...]:
+        """The gradients in the order of the parameters, or an error that says what does not fit."""
+        n = len(self._params)
+        if self._names is None:
+            if not isinstance(grads, (list, tuple)):
+                raise DTypeError(
+                    f"pass the gradients as a list of {n}, one for each parameter in group order, got {type(grads).__name__}"
+                )
+            if len(grads) != n:
+                raise ShapeError(f"got {len(grads)} gradients for {n} parameters; pass None for one to be skipped")
+            return tuple(grads)
+        if not isinstance(grads, Mapping):
+            raise DTypeError(f"pass the gradients as a dict under the parameters' names, got {type(grads).__name__}")
+        for name in grads:
+            if name not in self._names:
+                raise ShapeError(f"there is no parameter {name!r}.{did_you_mean(name, self._names)}")
+        for name in self._names:
+            if name not in grads:
+                raise ShapeError(f"no gradient for parameter {name!r}; pass None for one to be skipped")
+        return tuple(grads[name] for name in self._names)
+
+    def _explain_parameter(self, i: int) -> None:
+        p, label = self._params[i], self._labels[i]
+        checks.parameter(label, p)
+        raise LayoutError(
+            f"{label} is not the memory that it was when the optimizer was made (now shape {p.shape}, {p.dtype}): it was "
+            "resized or reshaped in place. Make a new optimizer for it"
+        )
+
+    def _convert_gradient(self, i: int, g: Any) -> tuple[Array | None, Array]:
+        """Gradient `g` of parameter `i` as (rows or None, values) that can be read as they stand, or an error."""
+        label, p = "gradient of " + self._labels[i], self._params[i]
+        if isinstance(g, SparseGrad):
+            rows, values = g.resolve(label, p)
+        else:
+            rows, values = None, checks.gradient(label, g, p)
+        low, high = checks.byte_range(values)
+        at = bisect.bisect_right(self._taken, (low, low)) - 1
+        if low < high and any(a < high and low < b for a, b in self._taken[max(at, 0) : at + 2]):
+            self._explain_overlap(label, low, high)
+        return rows, values
+
+    def _explain_overlap(self, label: str, low: int, high: int) -> None:
+        for k, p in enumerate(self._params):
+            for name, a in (("", p), *self._state[k].items()):
+                first, last = checks.byte_range(a)
+                if first < high and low < last:
+                    what = f"state {name!r} of " if name else ""
+                    raise OverlapError(f"{label} shares memory with {what}{self._labels[k]}; pass a copy")
+
+    # ------------------------------------------------------------------------------------------------------ the step
+
+    def step(self, grads: Any = NOW) -> None:
+        """Update the parameters in place.
+
+        Parameters
+        ----------
+        grads : array, list, dict, or nothing
+            Gradients in the structure of the parameters: one array for one array, a list (flat, in group order) for a
+            list or groups, a dict with the same names for a dict. Each is an ndarray of the parameter's shape and
+            dtype, a `SparseGrad`, or None. None skips the parameter, and its step counter stands still; a gradient of
+            zeros does neither. Gradients are only read; one whose memory layout differs from the parameter's is copied.
+            Without the argument, the gradients in `grads` are used.
+
+        Raises
+        ------
+        FastoptError
+            If anything does not fit. No bit of any parameter, state or counter has changed then.
+        """
+        if grads is NOW:
+            if not self._own:
+                raise StateError("step() without gradients uses those in opt.grads, which nobody has asked for yet")
+            self._plan.step(None, True)
+        else:
+            self._plan.step(grads, False)
+
+    @property
+    def grads(self) -> Any:
+        """Gradient arrays that the optimizer owns and the caller fills, in the structure of the parameters.
+
+        `step()` without an argument uses them. They are neither zeroed nor consumed by a step, and start as zeros. Fill
+        them in place; the containers cannot be changed. They spare the check of each gradient.
+        """
+        if not self._own:
+            own = arena(self._params)
+            for g in own:
+                g.fill(0)
+            self._refuse_while_busy()
+            self._plan.set_own([checks.address(g) for g in own])
+            self._own = own
+        if self._single:
+            return self._own[0]
+        if self._names is None:
+            return tuple(self._own)
+        return MappingProxyType(dict(zip(self._names, self._own, strict=True)))
+
+    def zero_grad(self) -> None:
+        """Fill the arrays of `grads` with zeros."""
+        for g in self._own:
+            g.fill(0)
+
+    # ----------------------------------------------------------------------------------------------------- the state
+
+    def _keys(self) -> list[Any]:
+        return list(range(len(self._params))) if self._names is None else list(self._names)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of state and options.
+
+        Returns
+        -------
+        dict
+            ``{"state": {name or index: {"step": int, state name: array}}, "param_groups": [{"params": [...], option:
+            value}], "step": int}``, with PyTorch's state names. The momentum buffer of SGD is absent before its first
+            step. ``"step"`` at the top counts the calls of `step`.
+        """
+        self._refuse_while_busy()
+        counters, borns, steps = self._clocks()
+        keys = self._keys()
+        state = {}
+        for i, key in enumerate(keys):
+            late = self.born_late if counters[i] == borns[i] else frozenset()
+            state[key] = {"step": counters[i], **{k: a.copy(order="K") for k, a in self._state[i].items() if k not in late}}
+        groups = [{**g.options(), "params": [k for k, r in zip(keys, self._group_of, strict=True) if r == q]}
+                  for q, g in enumerate(self.param_groups)]
+        return {"state": state, "param_groups": groups, "step": steps}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over state and options from `state_dict`, which is copied.
+
+        Parameters are matched by name where they have names, else by place. Everything is checked before anything is
+        taken over.
+        """
+        self._refuse_while_busy()
+        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
+            raise StateError("a state dict has the keys 'state' and 'param_groups'")
+        groups, state, keys = state_dict["param_groups"], state_dict["state"], self._keys()
+        if not isinstance(groups, (list, tuple)) or len(groups) != len(self.param_groups):
+            raise StateError(f"the state dict must have {len(self.param_groups)} param_groups, as this optimizer has")
+        options = []
+        for q, group in enumerate(groups):
+            mine = [k for k, r in zip(keys, self._group_of, strict=True) if r == q]
+            if not isinstance(group, Mapping) or list(group.get("params", ())) != mine:
+                raise StateError(f"group {q} of the state dict must have the parameters {mine!r:.80}")
+            given = {k: v for k, v in group.items() if k != "params"}
+            options.append(self._check_options({**self.param_groups[q].options(), **given}, f"state dict, group {q}: "))
+        if not isinstance(state, Mapping) or set(state) != set(keys):
+            raise StateError(f"the state dict must have a state for each of {keys!r:.80}, and for no other")
+        counters, borns, arrays = [], [], []
+        whole = checks.integer(0)
+        for i, key in enumerate(keys):
+            name, entry, p = self._labels[i], state[key], self._params[i]
+            if not isinstance(entry, Mapping):
+                raise StateError(f"the state of {name} must be a dict, got {type(entry).__name__}")
+            counters.append(whole(f"'step' of {name}", entry.get("step", 0)))
+            need = self._rule_of(options[self._group_of[i]]).states
+            late = [k for k in need if k in self.born_late and k not in entry]
+            borns.append(counters[-1] if late else 0)
+            if set(entry) - {"step"} != set(need) - set(late):
+                raise StateError(f"the state of {name} must have {sorted(need)}, got {sorted(set(entry) - {'step'})}")
+            found = {k: checks.float_array(f"state {k!r} of {name}", entry[k], p.dtype) for k in need if k not in late}
+            for k, a in found.items():
+                if a.shape != p.shape:
+                    raise ShapeError(f"state {k!r} of {name} has shape {a.shape}, but the parameter has {p.shape}")
+            arrays.append(found)
+        steps = whole("'step' of the state dict", state_dict.get("step", max(counters)))
+        # From here on nothing is refused.
+        fresh: list[dict[str, Array]] = []
+        for p, found in zip(self._params, arrays, strict=True):
+            made = dict(zip(found, arena([p] * len(found)), strict=True))
+            for k, a in found.items():
+                made[k][...] = a
+            fresh.append(made)
+        self._state = fresh
+        for mine_, new in zip(self.param_groups, options, strict=True):
+            dict.update(mine_, new)
+        self._build(counters, borns, steps)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "groups": [{**g.options(), "params": g["params"]} for g in self.param_groups],
+            "names": self._names,
+            "single": self._single,
+            "state_dict": self.state_dict(),
+            "defaults": self.defaults,
+            "backend": self.backend,
+            "n_threads": self.n_threads,
+        }
+
+    def __setstate__(self, s: dict[str, Any]) -> None:
+        groups = s["groups"]
+        if s["names"] is not None:
+            names = iter(s["names"])
+            groups = [{**g, "params": {next(names): a for a in g["params"]}} for g in groups]
+        Optimizer.__init__(self, groups, s["defaults"], s["backend"] if s["backend"] == "numpy" else "auto", s["n_threads"])
+        if s["single"]:
+            self._single = True
+        self.load_state_dict(s["state_dict"])
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__}("]
+        for q, g in enumerate(self.param_groups):
+            text = ", ".join(f"{k}={v!r}" for k, v in g.options().items())
+            lines.append(f"  group {q}: {len(g['params'])} parameters, {text}")
+        return "\n".join([*lines, f"  backend={self.backend!r})"])
+
+
+def scalar_table(cls: type[Optimizer], o: Mapping[str, Any], t: Array, dtype: np.dtype[Any], born: int) -> Array:
+    """The scalars of the steps `t`, a row each: derived in float64, rounded once. See `SPAN_OFFSET` in the drivers."""
+    own = cls.scalars(t, {**o, "tiny": float(np.finfo(dtype).tiny)}, born)
+    columns = (o["weight_decay"], 1.0 - o["lr"] * o["weight_decay"], *own)
+    wide = np.empty((len(t), len(columns)))
+    for k, column in enumerate(columns):
+        wide[:, k] = column
+    with np.errstate(over="ignore", under="ignore"):
+        return wide.astype(dtype)
+
+
+def choose_backend(backend: str) -> str:
+    """ "native" or "numpy", for what the caller and the environment ask for."""
+    known = checks.one_of("auto", "native", "numpy")
+    if known("backend", backend) == "auto":
+        backend = known("FASTOPT_BACKEND", os.environ.get("FASTOPT_BACKEND", "auto"))
+    if kernels.isa is None:
+        if backend == "native":
+            raise UnsupportedError("backend='native', but fastopt was installed without compiled kernels (FASTOPT_PURE=1)")
+        if backend == "auto":
+            global _warned
+            if not _warned:
+                warnings.warn("fastopt was installed without compiled kernels; its NumPy references are used, which are "
+                              "slow. Install it with a C compiler, and without FASTOPT_PURE", RuntimeWarning, stacklevel=4)
+            _warned = True
+        return "numpy"
+    return "native" if backend == "auto" else backend
+
+
+_warned = False
+
+
+def arena(like: Sequence[Array]) -> list[Array]:
+    """Uninitialized arrays of the shapes, dtypes and orders of `like`, side by side, each on a cache line of its own."""
+    offsets, total = [], 0
+    for a in like:
+        offsets.append(total)
+        total += -(-a.nbytes // ALIGN) * ALIGN
+    memory = np.empty(total + ALIGN, np.uint8)
+    first = -checks.address(memory) % ALIGN
+    return [
+        memory[first + at : first + at + a.nbytes].view(a.dtype).reshape(a.shape, order="C" if a.flags.c_contiguous else "F")
+        for a, at in zip(like, offsets, strict=True)
+    ]
+
+
+def merge(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted byte ranges, those that touch made one."""
+    merged: list[tuple[int, int]] = []
+    for low, high in ranges:
+        if merged and low <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(high, merged[-1][1])
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def refuse_overlap(params: Sequence[Array], labels: Sequence[str]) -> None:
+    """Raise if two parameters share memory; neighbours may touch."""
+    spans = sorted((*checks.byte_range(a), label) for a, label in zip(params, labels, strict=True) if a.size)
+    for (_, end, one), (begin, _, other) in zip(spans, spans[1:], strict=False):
+        if begin < end:
+            raise OverlapError(f"{one} and {other} share memory; each parameter must be given once, as one array")

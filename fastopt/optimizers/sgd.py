@@ -1,0 +1,116 @@
+"""Stochastic gradient descent, with momentum and Nesterov's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import checks
+from ..checks import Array
+from ..errors import HyperParameterError
+from .base import Optimizer, Rule, Scalars
+
+
+def sgd(p: Array, g: Array, h: Array) -> None:
+    p[...] = p - h[0] * g
+
+
+def sgd_momentum(p: Array, g: Array, b: Array, h: Array) -> None:
+    lr, keep, take = h
+    b[...] = keep * b + take * g
+    p[...] = p - lr * b
+
+
+def sgd_nesterov(p: Array, g: Array, b: Array, h: Array) -> None:
+    lr, keep, take = h
+    b[...] = keep * b + take * g
+    p[...] = p - lr * (g + keep * b)
+
+
+class SGD(Optimizer):
+    r"""Stochastic gradient descent (Robbins and Monro 1951), with heavy-ball momentum (Polyak 1964) or Nesterov's (1983).
+
+    .. math::
+        b \leftarrow \mu b + (1-\tau) g, \quad p \leftarrow p - \eta b
+        \quad\text{(Nesterov: } p \leftarrow p - \eta (g + \mu b)\text{)}
+
+    Parameters
+    ----------
+    params : array, list, dict or list of groups
+        Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
+    lr : float, default 1e-3
+    momentum : float in [0, 1), default 0
+        Without momentum there is no state.
+    dampening : float in [0, 1], default 0
+        As in PyTorch it does not act on the buffer's first step.
+    weight_decay : float, default 0
+        Coupled (added to the gradient), unless ``decoupled_weight_decay``.
+    nesterov : bool, default False
+        Needs momentum and no dampening. The form of Sutskever et al. (2013), where p is the point looked ahead to.
+    maximize : bool, default False
+    decoupled_weight_decay : bool, default False
+        ``p *= 1 - lr * weight_decay`` before the update.
+    backend : {"auto", "native", "numpy"}, default "auto"
+    n_threads : int, optional
+
+    Notes
+    -----
+    The rate is outside the buffer, as in PyTorch; Keras and the survey literature put it inside. The two are equal
+    while the rate is constant. State: ``momentum_buffer``.
+    """
+
+    options = {
+        "momentum": checks.fraction,
+        "dampening": checks.number(0.0, 1.0),
+        "nesterov": checks.flag,
+    }
+    rules = (
+        Rule("sgd", (), sgd),
+        Rule("sgd_momentum", ("momentum_buffer",), sgd_momentum),
+        Rule("sgd_nesterov", ("momentum_buffer",), sgd_nesterov),
+    )
+    born_late = frozenset({"momentum_buffer"})
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+        backend: str = "auto",
+        n_threads: int | None = None,
+    ) -> None:
+        options = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
+                       maximize=maximize, decoupled_weight_decay=decoupled_weight_decay)
+        super().__init__(params, options, backend, n_threads)
+
+    @classmethod
+    def check_together(cls, o: Mapping[str, Any]) -> None:
+        if o.get("nesterov") and (o["momentum"] == 0 or o["dampening"] != 0):
+            raise HyperParameterError(
+                f"nesterov=True needs momentum above 0 and dampening 0, got momentum={o['momentum']}, "
+                f"dampening={o['dampening']}"
+            )
+
+    @staticmethod
+    def rule(o: Mapping[str, Any]) -> str:
+        if o["momentum"] == 0:
+            return "sgd"
+        return "sgd_nesterov" if o["nesterov"] else "sgd_momentum"
+
+    @staticmethod
+    def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
+        if o["momentum"] == 0:
+            return (o["lr"],)
+        return o["lr"], o["momentum"], np.where(t == born + 1, 1.0, 1.0 - o["dampening"])
+
+    @staticmethod
+    def settled(o: Mapping[str, Any], born: int) -> int | None:
+        return 1 if o["momentum"] == 0 or o["dampening"] == 0 else born + 2

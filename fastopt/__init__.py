@@ -1,5 +1,8 @@
 """fastopt: optimizer kernels for training on CPUs, in place on NumPy arrays."""
 
+from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
+
 from .config import get_num_threads as get_num_threads
 from .config import set_num_threads as set_num_threads
 from .config import show_config as show_config
@@ -25,3 +28,9 @@ from .optimizers.rmsprop import RMSprop as RMSprop
 from .optimizers.sgd import SGD as SGD
 from .sparse import SparseGrad as SparseGrad
 from .version import __version__ as __version__
+
+
+def __getattr__(name: str) -> _ModuleType:
+    if name == "models":  # imports scikit-learn, so only when asked for
+        return _import_module(".models", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cython.parallel cimport prange
-from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 cdef extern from "Python.h":
@@ -634,3 +634,265 @@ cdef class Plan:
             else:
                 return tuple(found)
         return self.host._explain_structure(grads)
+
+
+# --------------------------------------------------------------------------------------------------- samples of CSR
+
+ctypedef fused real:
+    float
+    double
+
+cdef struct Samples:
+    span_t span
+    block_t scale_by
+    dot_t dot
+    loss_t loss
+    double parameter            # of the loss
+    char *records               # n_features records: the weight, then its states
+    char *bias                  # the intercept's record, or NULL
+    Py_ssize_t stride           # elements from record to record
+    int n_states
+    const int64_t *indptr
+    const int32_t *indices
+    const char *data
+    const char *y
+    const int32_t *order        # NULL: as they stand
+    const char *h               # scalars of the first sample's step, span's own
+    Py_ssize_t h_stride         # bytes to those of the next; 0: the same for all
+    double scale, shrink        # a weight is its record's times the scale, which each step shrinks
+    double *scores              # the score of each sample before it is learned, or NULL
+    bint prefetch
+
+
+cdef inline real get(const real *at) noexcept nogil:
+    if real is float:
+        return fo_getf(at)
+    else:
+        return fo_getd(at)
+
+
+cdef inline void put(real *at, real x) noexcept nogil:
+    if real is float:
+        fo_putf(at, x)
+    else:
+        fo_putd(at, x)
+
+
+cdef inline void gather(real *block, const real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride,
+                        real scale) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        block[j] = scale * get(records + ids[j] * stride)
+
+
+cdef inline void scatter(const real *block, real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride,
+                         real scale) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        put(records + ids[j] * stride, scale * block[j])
+
+
+cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t begin, Py_ssize_t end, int k,
+                  int threads) noexcept nogil:
+    # Samples begin..end, one after the other: gather the records of a sample's features into blocks, score, derivative of
+    # the loss, span, scatter. Blocks are padded with zeros to whole vectors. Returns the scale it ends with.
+    cdef real *p = scratch
+    cdef real *x = scratch + room
+    cdef real *g = scratch + 2 * room
+    cdef real *s = scratch + 3 * room
+    cdef real *records = <real *>m.records
+    cdef real *bias = <real *>m.bias
+    cdef const real *data = <const real *>m.data
+    cdef const real *y = <const real *>m.y
+    cdef const int32_t *ids
+    cdef Py_ssize_t i, r, n, total, padded, j, at, ahead
+    cdef int q
+    cdef double scale = m.scale, shrink = m.shrink, z
+    cdef real by, up, down
+    cdef Py_ssize_t step
+    # The thread's share is steps k, k + threads, k + 2 threads, ... of the whole, as far as rates and scale go.
+    for q in range(k):
+        scale = scale * m.shrink
+    for q in range(threads - 1):
+        shrink = shrink * m.shrink
+    for i in range(begin, end):
+        r = m.order[i] if m.order != NULL else i
+        at = m.indptr[r]
+        n = m.indptr[r + 1] - at
+        ids = m.indices + at
+        if i + 4 < end:
+            ahead = m.indptr[m.order[i + 4] if m.order != NULL else i + 4]
+            FO_PREFETCH_READ(m.indices + ahead)
+            FO_PREFETCH_READ(data + ahead)
+        up = <real>scale
+        down = <real>(1.0 / scale)
+        gather(p, records, ids, n, m.stride, up)
+        for q in range(m.n_states):
+            gather(s + q * room, records + 1 + q, ids, n, m.stride, <real>1)
+        memcpy(x, data + at, n * sizeof(real))
+        total = n
+        if bias != NULL:
+            p[n], x[n] = get(bias), 1
+            for q in range(m.n_states):
+                s[q * room + n] = get(bias + 1 + q)
+            total = n + 1
+        padded = (total + LANES - 1) // LANES * LANES
+        for j in range(total, padded):
+            p[j] = x[j] = 0
+        for q in range(m.n_states):
+            for j in range(total, padded):
+                s[q * room + j] = 0
+        z = m.dot(padded, p, x)
+        if m.scores != NULL:
+            m.scores[i] = z
+        by = <real>m.loss(z, y[r], m.parameter)
+        if m.prefetch and i + 1 < end:      # while the root and the division wait
+            r = m.order[i + 1] if m.order != NULL else i + 1
+            for j in range(m.indptr[r], m.indptr[r + 1]):
+                FO_PREFETCH(records + m.indices[j] * m.stride)
+        m.scale_by(padded, g, x, &by)
+        step = i - begin
+        m.span(padded, p, g, s, s + room, s + 2 * room, s + 3 * room, m.h + (step * threads + k) * m.h_stride)
+        scatter(p, records, ids, n, m.stride, down)
+        for q in range(m.n_states):
+            scatter(s + q * room, records + 1 + q, ids, n, m.stride, <real>1)
+        if bias != NULL:
+            put(bias, p[n])
+            for q in range(m.n_states):
+                put(bias + 1 + q, s[q * room + n])
+        scale = scale * shrink
+    return scale
+
+
+cdef void train_share(const Samples *m, char *scratch, Py_ssize_t room, Py_ssize_t n, int itemsize, int k,
+                      int threads, double *scale) noexcept nogil:
+    cdef fo_fpenv saved = fo_fp_enter()
+    cdef Py_ssize_t begin = n * k // threads, end = n * (k + 1) // threads
+    if itemsize == 4:
+        scale[0] = train[float](m, <float *>scratch, room, begin, end, k, threads)
+    else:
+        scale[0] = train[double](m, <double *>scratch, room, begin, end, k, threads)
+    fo_fp_leave(saved)
+
+
+cdef void *buffer(object a, int writable=0) except? NULL:
+    # The address of a contiguous array that the caller keeps alive and has checked.
+    cdef View view
+    if a is None:
+        return NULL
+    PyObject_GetBuffer(a, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
+    PyBuffer_Release(&view)
+    return view.buf
+
+
+def samples(addresses, str span, int n_states, str loss, double parameter, records, bias, Py_ssize_t stride, indptr,
+            indices, data, y, order, Py_ssize_t n, Py_ssize_t longest, h, bint one_row, double scale, double shrink,
+            scores, int threads):
+    """Train on `n` CSR rows in `order`; returns the scale of the weights afterwards.
+
+    Rule-blind: `addresses` is the table of the chosen build, `span` and `loss` are names in it. Arrays are contiguous,
+    of one dtype, and have been checked by the caller: indices in range and unique in their row, rows of at most
+    `longest` entries. `h`: a row of scalars for each sample, or one for all. With more than one thread the records are
+    shared without locks (Hogwild), and the steps' scalars are those of the sample's place, dealt round the threads.
+    """
+    cdef Samples m
+    cdef int k, itemsize = data.itemsize
+    cdef size_t at
+    cdef Py_ssize_t room = (longest + 1 + LANES - 1) // LANES * LANES
+    cdef Py_ssize_t own = (room * 7 * itemsize + 255) // 128 * 128     # scratch of a thread, apart from its neighbour's
+    cdef double *ends
+    cdef char *scratch
+    if n == 0:
+        return scale
+    if fo_is_fork_child or not FO_OPENMP:
+        threads = 1
+    at = addresses[span]
+    m.span = <span_t><void *>at
+    at = addresses["block_scale"]
+    m.scale_by = <block_t><void *>at
+    at = addresses["dot"]
+    m.dot = <dot_t><void *>at
+    at = addresses[loss]
+    m.loss = <loss_t><void *>at
+    m.parameter, m.stride, m.n_states = parameter, stride, n_states
+    m.records, m.bias = <char *>buffer(records, 1), <char *>buffer(bias, 1)
+    m.indptr, m.indices, m.data = <const int64_t *>buffer(indptr), <const int32_t *>buffer(indices), <const char *>buffer(data)
+    m.y, m.order, m.scores = <const char *>buffer(y), <const int32_t *>buffer(order), <double *>buffer(scores, 1)
+    m.h, m.h_stride = <const char *>buffer(h) + SPAN * itemsize, 0 if one_row else h.strides[0]
+    m.scale, m.shrink = scale, shrink
+    m.prefetch = records.nbytes > 1 << 19
+    ends = <double *>PyMem_Calloc(threads, sizeof(double))
+    scratch = <char *>PyMem_Calloc(threads * own + 64, 1)
+    if ends == NULL or scratch == NULL:
+        PyMem_Free(ends)
+        PyMem_Free(scratch)
+        raise MemoryError
+    at = <size_t>scratch
+    at = (at + 63) // 64 * 64
+    with nogil:
+        if threads == 1:
+            train_share(&m, <char *>at, room, n, itemsize, 0, 1, ends)
+        else:
+            for k in prange(threads, schedule="static", num_threads=threads):
+                train_share(&m, <char *>at + k * own, room, n, itemsize, k, threads, ends + k)
+    if threads == 1:
+        scale = ends[0]
+    else:
+        for k in range(n):
+            scale = scale * shrink
+    PyMem_Free(ends)
+    PyMem_Free(scratch)
+    return scale
+
+
+def repeated_indices(indptr, indices, Py_ssize_t n_rows, seen):
+    """How many entries repeat an index of their row. `seen`: int32 zeros, one for each feature; overwritten."""
+    cdef const int64_t *start = <const int64_t *>buffer(indptr)
+    cdef const int32_t *ids = <const int32_t *>buffer(indices)
+    cdef int32_t *last = <int32_t *>buffer(seen, 1)
+    cdef Py_ssize_t r, j, repeated = 0
+    cdef bint sorted_row
+    with nogil:
+        for r in range(n_rows):
+            sorted_row = True
+            for j in range(start[r] + 1, start[r + 1]):
+                sorted_row = sorted_row & (ids[j] > ids[j - 1])
+            if not sorted_row:
+                for j in range(start[r], start[r + 1]):
+                    repeated += last[ids[j]] == r + 1
+                    last[ids[j]] = <int32_t>(r + 1)
+    return repeated
+
+
+def sum_repeated(indptr, indices, data, Py_ssize_t n_rows, place):
+    """Sum the entries that repeat an index of their row into the first of them, in order; all arrays are overwritten.
+
+    `place`: int64 of -1, one for each feature.
+    """
+    cdef int64_t *start = <int64_t *>buffer(indptr, 1)
+    cdef int32_t *ids = <int32_t *>buffer(indices, 1)
+    cdef int64_t *at = <int64_t *>buffer(place, 1)
+    cdef char *values = <char *>buffer(data, 1)
+    cdef int itemsize = data.itemsize
+    cdef Py_ssize_t r, j, end, first, to = 0
+    with nogil:
+        end = start[0]
+        for r in range(n_rows):
+            j, end, first = end, start[r + 1], to
+            start[r] = to
+            while j < end:
+                if at[ids[j]] >= first:
+                    if itemsize == 4:
+                        (<float *>values)[at[ids[j]]] += (<float *>values)[j]
+                    else:
+                        (<double *>values)[at[ids[j]]] += (<double *>values)[j]
+                else:
+                    at[ids[j]] = to
+                    ids[to] = ids[j]
+                    if itemsize == 4:
+                        (<float *>values)[to] = (<float *>values)[j]
+                    else:
+                        (<double *>values)[to] = (<double *>values)[j]
+                    to += 1
+                j += 1
+        start[n_rows] = to

@@ -189,6 +189,14 @@ class Optimizer:
         cls.check_together(checked)
         return checked
 
+    @classmethod
+    def fill_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """`options` checked, and those left out with their defaults: what a group of this optimizer would have."""
+        known = {**cls.COMMON, **cls.options}
+        signature = inspect.signature(cls.__init__).parameters
+        defaults = {k: signature[k].default for k in known if k in signature}
+        return cls._check_options({"decoupled_weight_decay": False, **defaults, **options})
+
     def _rule_of(self, group: Mapping[str, Any]) -> Rule:
         name = self.rule(group)
         return next(r for r in self.rules if r.span == name)
@@ -554,6 +562,18 @@ def scalar_table(cls: type[Optimizer], o: Mapping[str, Any], t: Array, dtype: np
         wide[:, k] = column
     with np.errstate(over="ignore", under="ignore"):
         return wide.astype(dtype)
+
+
+ALIASES = {"momentum": ("sgd", {"momentum": 0.9}), "nag": ("sgd", {"momentum": 0.9, "nesterov": True})}
+
+
+def by_name(name: str) -> tuple[type[Optimizer], dict[str, Any]]:
+    """The optimizer of this name (a class name in lower case, ``"momentum"`` or ``"nag"``) and the options it implies."""
+    known = {**{k: (k, {}) for k in Optimizer.known}, **ALIASES}
+    if not isinstance(name, str) or name not in known:
+        raise HyperParameterError(f"there is no optimizer {name!r}.{did_you_mean(name, known)}")
+    key, options = known[name]
+    return Optimizer.known[key], dict(options)
 
 
 def choose_backend(backend: str) -> str:

@@ -1,0 +1,400 @@
+"""Linear models for sparse data, as scikit-learn estimators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.special import expit
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .. import checks, config, kernels
+from ..checks import Array
+from ..errors import IndexRangeError, LayoutError, NonFiniteError, StateError, UnsupportedError
+from ..optimizers.base import by_name, choose_backend
+from .samples import SampleTrainer
+
+CLASSIFIER_LOSSES = ("log_loss", "hinge")
+REGRESSOR_LOSSES = ("squared_error", "huber")
+_MODES = ("sequential", "hogwild", "minibatch")
+_THREADS = kernels.threads.LIMIT
+
+
+class _Linear(BaseEstimator):  # type: ignore[misc]
+    """What classifier and regressor share: parameters, checks of the data, training, linear scores."""
+
+    _losses: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        loss: str,
+        optimizer: str = "adagrad",
+        lr: float = 0.1,
+        epochs: int = 5,
+        l2: float = 0.0,
+        fit_intercept: bool = True,
+        shuffle: bool = True,
+        mode: str = "sequential",
+        batch_size: int = 256,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.loss = loss
+        self.optimizer = optimizer
+        self.lr = lr
+        self.epochs = epochs
+        self.l2 = l2
+        self.fit_intercept = fit_intercept
+        self.shuffle = shuffle
+        self.mode = mode
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    # ------------------------------------------------------------------------------------------------------- checks
+
+    def _check_parameters(self) -> None:
+        checks.one_of(*self._losses)("loss", self.loss)
+        by_name(self.optimizer)
+        checks.non_negative("lr", self.lr)
+        checks.integer(1)("epochs", self.epochs)
+        checks.non_negative("l2", self.l2)
+        checks.flag("fit_intercept", self.fit_intercept)
+        checks.flag("shuffle", self.shuffle)
+        checks.integer(1)("batch_size", self.batch_size)
+        checks.one_of(*_MODES)("mode", self.mode)
+        if self.mode == "minibatch":
+            raise UnsupportedError("mode='minibatch' does not exist yet; use 'sequential', or 'hogwild' for more threads")
+        if self.n_jobs is not None:
+            checks.integer(-1, _THREADS)("n_jobs", self.n_jobs)
+        if self.n_jobs == 0:
+            checks.integer(1, _THREADS)("n_jobs", self.n_jobs)
+
+    def _threads(self) -> int:
+        if self.mode != "hogwild" or self.n_jobs is None:
+            return 1
+        return config.get_num_threads() if self.n_jobs == -1 else int(self.n_jobs)
+
+    def _rows(self, X: Any) -> tuple[Array, Array, Array]:
+        """Checked CSR arrays of `X`: offsets (int64), indices (int32) in range and unique in their row, data."""
+        X = sparse.csr_array(X)
+        n_rows, n_features = X.shape
+        if n_features >= 2**31:
+            raise UnsupportedError(f"X has {n_features} features; at most 2**31 - 1 are possible")
+        indptr, indices, data = np.asarray(X.indptr, np.int64), X.indices, np.ascontiguousarray(X.data)
+        if (
+            len(indptr) != n_rows + 1
+            or indptr[0] != 0
+            or (np.diff(indptr) < 0).any()
+            or indptr[-1] > min(len(indices), len(data))
+        ):
+            raise LayoutError("X is not a valid CSR matrix: indptr must rise from 0 to at most the number of entries")
+        used = indices[: indptr[-1]]
+        if len(used) and (used.min() < 0 or used.max() >= n_features):
+            raise IndexRangeError(f"X has a column index outside 0 to {n_features - 1}")
+        indices = np.ascontiguousarray(indices, np.int32)
+        if kernels.drivers is None:
+            X = X.copy()
+            X.sum_duplicates()
+            return np.asarray(X.indptr, np.int64), np.ascontiguousarray(X.indices, np.int32), np.ascontiguousarray(X.data)
+        if kernels.drivers.repeated_indices(indptr, indices, n_rows, np.zeros(n_features, np.int32)):
+            indptr, indices, data = indptr.copy(), indices.copy(), data.copy()
+            kernels.drivers.sum_repeated(indptr, indices, data, n_rows, np.full(n_features, -1, np.int64))
+        return indptr, indices, data
+
+    # ----------------------------------------------------------------------------------------------------- training
+
+    def _start(self, n_features: int, dtype: Any) -> None:
+        cls, options = by_name(self.optimizer)
+        options = cls.fill_options({**options, "lr": self.lr})
+        parameter = float(getattr(self, "epsilon", 0.0))
+        self._trainer = SampleTrainer(
+            n_features, dtype, cls, options, self.loss, parameter, float(self.l2), bool(self.fit_intercept),
+            choose_backend("auto"),
+        )
+        self.t_ = 0
+
+    def _passes(self, X: Any, y: Array, epochs: int, fresh: bool, after_epoch: Any = None) -> None:
+        indptr, indices, data = self._rows(X)
+        if fresh:
+            self._start(X.shape[1], data.dtype)
+        y = np.ascontiguousarray(y, data.dtype)
+        random = check_random_state(self.random_state) if self.shuffle else None
+        draw = None if random is None else np.random.default_rng(random.randint(0, 2**31 - 1, 4))
+        for epoch in range(epochs):
+            order = None if draw is None else draw.permutation(np.arange(len(y), dtype=np.int32))
+            scores = np.empty(len(y)) if after_epoch is not None else None
+            self._trainer.train(indptr, indices, data, y, order, self._threads(), scores)
+            self._weights = None
+            if after_epoch is not None:
+                after_epoch(self, epoch, scores, y if order is None else y[order])
+        self.t_ = self._trainer.steps
+        if not np.isfinite(self._coefficients()).all():
+            raise NonFiniteError("training diverged: weights are not finite; use a smaller lr, or scale the features")
+
+    def _coefficients(self) -> Array:
+        if getattr(self, "_weights", None) is None:
+            self._weights = self._trainer.weights()
+        return self._weights
+
+    @property
+    def coef_(self) -> Array:
+        """Weights of the features, shape (1, n_features) in a classifier and (n_features,) in a regressor."""
+        if not hasattr(self, "_trainer"):
+            raise AttributeError("coef_ does not exist before fit")
+        w = self._coefficients()
+        return w[np.newaxis] if isinstance(self, ClassifierMixin) else w
+
+    @property
+    def intercept_(self) -> Array:
+        """The intercept, shape (1,)."""
+        if not hasattr(self, "_trainer"):
+            raise AttributeError("intercept_ does not exist before fit")
+        return np.array([self._trainer.intercept()], self._trainer.dtype)
+
+    def _scores(self, X: Any) -> Array:
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+        return np.asarray(X @ self._coefficients() + self._trainer.dtype.type(self._trainer.intercept()))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_trainer")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _has_probabilities(self: LinearClassifier) -> bool:
+    if self.loss != "log_loss":
+        raise AttributeError(f"probabilities need loss='log_loss', not {self.loss!r}")
+    return True
+
+
+class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
+    """Binary linear classifier, trained sample by sample on CSR or dense data by any optimizer of fastopt.
+
+    Minimizes the mean loss + l2/2 |w|^2, the intercept not penalized. The penalty is proximal: after each step
+    ``w <- w / (1 + lr * l2)``, not scaled by adaptive rates; features that a sample lacks are caught up exactly when
+    they are next read. The state of a feature stands still while samples lack it.
+
+    Parameters
+    ----------
+    loss : {"log_loss", "hinge"}, default "log_loss"
+    optimizer : str, default "adagrad"
+        Name of an optimizer: the class name in lower case (``"sgd"``, ``"adam"``, ...), or ``"momentum"`` or ``"nag"``,
+        SGD with momentum 0.9. Its other options have their defaults.
+    lr : float, default 0.1
+        Learning rate. 0.1 suits Adagrad and SGD; Adam, AdamW and RMSprop want about 0.001, Adadelta 1.
+    epochs : int, default 5
+        Passes over the data.
+    l2 : float, default 0
+        scikit-learn's ``alpha`` of ``SGDClassifier``.
+    fit_intercept : bool, default True
+    shuffle : bool, default True
+        Visit the samples in a new random order in each epoch.
+    mode : {"sequential", "hogwild"}, default "sequential"
+        One thread with the same bits on every machine, or ``n_jobs`` threads that share the weights without locks (Niu
+        et al. 2011), whose results vary from run to run.
+    batch_size : int, default 256
+        For ``mode="minibatch"``, which does not exist yet.
+    n_jobs : int, optional
+        Threads of ``mode="hogwild"``; None is 1, -1 is `fastopt.get_num_threads()`.
+    random_state : int, RandomState or None
+        Seed of the order.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (2,)
+    coef_ : ndarray, shape (1, n_features)
+    intercept_ : ndarray, shape (1,)
+    n_features_in_ : int
+    t_ : int
+        Samples learned so far.
+
+    Notes
+    -----
+    float32 data are trained in float32, all other in float64. Zeros in dense data count as absent features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastopt.models import LinearClassifier
+    >>> X = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
+    >>> LinearClassifier(epochs=20, random_state=0).fit(X, ["a", "b", "b", "a"]).predict([[3.0, 1.0]])
+    array(['b'], dtype='<U1')
+    """
+
+    _losses = CLASSIFIER_LOSSES
+
+    def __init__(
+        self,
+        loss: str = "log_loss",
+        *,
+        optimizer: str = "adagrad",
+        lr: float = 0.1,
+        epochs: int = 5,
+        l2: float = 0.0,
+        fit_intercept: bool = True,
+        shuffle: bool = True,
+        mode: str = "sequential",
+        batch_size: int = 256,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(loss, optimizer, lr, epochs, l2, fit_intercept, shuffle, mode, batch_size, n_jobs, random_state)
+
+    def _targets(self, y: Array) -> Array:
+        """Targets -1 and +1."""
+        place = np.searchsorted(self.classes_, y)
+        place[place == 2] = 0
+        if (self.classes_[place] != y).any():
+            raise StateError(f"y has labels that are not among the classes {self.classes_.tolist()}")
+        return 2.0 * place - 1.0
+
+    def _set_classes(self, classes: Array) -> None:
+        if len(classes) > 2:
+            raise UnsupportedError(
+                f"Only binary classification is supported. The type of the target is multiclass: y has {len(classes)} classes"
+            )
+        if len(classes) < 2:
+            raise StateError(f"the data have one class only, {classes.tolist()}; a classifier needs two")
+        self.classes_ = classes
+
+    def fit(self, X: Any, y: Any, _after_epoch: Any = None) -> LinearClassifier:
+        """Train from the start.
+
+        Parameters
+        ----------
+        X : CSR matrix or array, or ndarray, shape (n_samples, n_features)
+        y : array-like, shape (n_samples,)
+            Two classes of any labels.
+
+        Returns
+        -------
+        LinearClassifier
+            Itself.
+        """
+        self._check_parameters()
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
+        check_classification_targets(y)
+        if type_of_target(y) == "multiclass":
+            self._set_classes(np.unique(y))
+        self._set_classes(np.unique(y))
+        self._passes(X, self._targets(y), self.epochs, True, _after_epoch)
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> LinearClassifier:
+        """Train on, with one pass over these samples.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`.
+        classes : array-like, shape (2,)
+            All labels; needed at the first call.
+        """
+        self._check_parameters()
+        first = not hasattr(self, "_trainer")
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], reset=first)
+        if first:
+            if classes is None:
+                raise StateError("the first call of partial_fit needs all labels in classes=")
+            self._set_classes(np.unique(classes))
+        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise StateError(f"classes={classes!r} are not those of the first call, {self.classes_.tolist()}")
+        X = X if first else X.astype(self._trainer.dtype, copy=False)
+        self._passes(X, self._targets(y), 1, first)
+        return self
+
+    def decision_function(self, X: Any) -> Array:
+        """Scores, shape (n_samples,); positive means ``classes_[1]``."""
+        return self._scores(X)
+
+    def predict(self, X: Any) -> Array:
+        """Labels, shape (n_samples,)."""
+        return self.classes_[(self.decision_function(X) > 0).astype(int)]
+
+    @available_if(_has_probabilities)
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities of the two classes, shape (n_samples, 2); for ``loss="log_loss"``."""
+        p = expit(self.decision_function(X))
+        return np.column_stack((1 - p, p))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+
+class LinearRegressor(RegressorMixin, _Linear):  # type: ignore[misc]
+    """Linear regression, trained sample by sample on CSR or dense data by any optimizer of fastopt.
+
+    Parameters
+    ----------
+    loss : {"squared_error", "huber"}, default "squared_error"
+        ``(z - y)**2 / 2``, or that within ``epsilon`` and linear beyond.
+    optimizer, lr, epochs, l2, fit_intercept, shuffle, mode, batch_size, n_jobs, random_state
+        As in `LinearClassifier`.
+    epsilon : float, default 0.1
+        Where the Huber loss becomes linear, as in scikit-learn.
+
+    Attributes
+    ----------
+    coef_ : ndarray, shape (n_features,)
+    intercept_ : ndarray, shape (1,)
+    n_features_in_ : int
+    t_ : int
+        Samples learned so far.
+    """
+
+    _losses = REGRESSOR_LOSSES
+
+    def __init__(
+        self,
+        loss: str = "squared_error",
+        *,
+        optimizer: str = "adagrad",
+        lr: float = 0.1,
+        epochs: int = 5,
+        l2: float = 0.0,
+        fit_intercept: bool = True,
+        shuffle: bool = True,
+        mode: str = "sequential",
+        batch_size: int = 256,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        epsilon: float = 0.1,
+    ) -> None:
+        super().__init__(loss, optimizer, lr, epochs, l2, fit_intercept, shuffle, mode, batch_size, n_jobs, random_state)
+        self.epsilon = epsilon
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        checks.non_negative("epsilon", self.epsilon)
+
+    def fit(self, X: Any, y: Any, _after_epoch: Any = None) -> LinearRegressor:
+        """Train from the start. `X` as in `LinearClassifier.fit`; `y` array-like of numbers, shape (n_samples,)."""
+        self._check_parameters()
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=True)
+        self._passes(X, y, self.epochs, True, _after_epoch)
+        return self
+
+    def partial_fit(self, X: Any, y: Any) -> LinearRegressor:
+        """Train on, with one pass over these samples."""
+        self._check_parameters()
+        first = not hasattr(self, "_trainer")
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=True, reset=first)
+        X = X if first else X.astype(self._trainer.dtype, copy=False)
+        self._passes(X, y, 1, first)
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Predictions, shape (n_samples,)."""
+        return self._scores(X)

@@ -1,0 +1,123 @@
+"""A linear model under training: one record for each feature, weight and states side by side, and the calls of the driver."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..checks import Array
+from ..errors import HyperParameterError, NonFiniteError
+from ..optimizers.base import Optimizer, Rule, scalar_table
+from . import reference
+
+#: Below this the common scale of the weights is multiplied into them, long before its reciprocal overflows a float32.
+SMALLEST_SCALE = 2.0**-40
+#: Rows of scalars made at a time.
+WINDOW = 1 << 16
+
+
+class SampleTrainer:
+    """Weights and optimizer state of a linear model, and what trains them sample by sample.
+
+    A weight is its record's first number times a scale that all features share: the proximal step of the l2 penalty,
+    ``w / (1 + lr * l2)`` for every feature at every sample, is one multiplication of that scale. So features that a
+    sample does not have cost nothing, and are exact whenever they are read.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        dtype: np.dtype[Any],
+        optimizer: type[Optimizer],
+        options: dict[str, Any],
+        loss: str,
+        parameter: float,
+        l2: float,
+        fit_intercept: bool,
+        backend: str,
+    ) -> None:
+        self.dtype, self.loss, self.parameter, self.backend = np.dtype(dtype), loss, parameter, backend
+        self.optimizer, self.options = optimizer, options
+        name = optimizer.rule(options)
+        self.rule: Rule = next(r for r in optimizer.rules if r.span == name)
+        n_states = len(self.rule.states)
+        stride = 1 << n_states.bit_length() if n_states else 1  # a power of two: a record never straddles a cache line
+        start = [0.0, *(optimizer.start(s, options) for s in self.rule.states)]
+        self.records = np.zeros((n_features, stride), self.dtype)
+        self.bias = np.zeros(stride, self.dtype) if fit_intercept else None
+        for k, value in enumerate(start):
+            if value:
+                self.records[:, k] = value
+                if self.bias is not None:
+                    self.bias[k] = value
+        self.steps = 0
+        self.scale = 1.0
+        self.shrink = 1.0 / (1.0 + options["lr"] * l2)
+        if not self.shrink > 0:
+            raise HyperParameterError(f"lr * l2 = {options['lr'] * l2} is too large")
+
+    def weights(self) -> Array:
+        """The weights, as a new array."""
+        return self.records[:, 0] * self.dtype.type(self.scale)
+
+    def intercept(self) -> float:
+        return 0.0 if self.bias is None else float(self.bias[0])
+
+    def train(
+        self, indptr: Array, indices: Array, data: Array, y: Array, order: Array | None, n_threads: int = 1,
+        scores: Array | None = None,
+    ) -> None:
+        """One pass over the rows in `order`; `scores` takes the score of each before it is learned."""
+        total = len(y)
+        longest = int(np.diff(indptr).max(initial=0))
+        if order is None and total:
+            order = np.arange(total, dtype=np.int32) if n_threads > 1 or self._pieces(0, total) < total else None
+        done = 0
+        while done < total:
+            n = self._pieces(done, total)
+            h, one_row = self._scalars(n, n_threads)
+            part = None if order is None else order[done : done + n]
+            seen = None if scores is None else scores[done : done + n]
+            if self.backend == "native":
+                self.scale = kernels.drivers.samples(
+                    kernels.table[self.dtype.name], self.rule.span, len(self.rule.states), self.loss, self.parameter,
+                    self.records, self.bias, self.records.shape[1], indptr, indices, data, y, part, n, longest, h, one_row,
+                    self.scale, self.shrink, seen, n_threads,
+                )
+            else:
+                self.scale = reference.samples(
+                    self.rule.reference, len(self.rule.states), self.loss, self.parameter, self.records, self.bias, indptr,
+                    indices, data, y, part, n, h, one_row, self.scale, self.shrink, seen,
+                )
+            self.steps += n
+            done += n
+            if self.scale < SMALLEST_SCALE:
+                self.records[:, 0] *= self.dtype.type(self.scale)
+                self.scale = 1.0
+        if self.bias is not None and not np.isfinite(self.bias[0]):
+            raise NonFiniteError("training diverged: the intercept is not finite; use a smaller lr, or scale the features")
+
+    def _settled(self) -> int | None:
+        return self.optimizer.settled(self.options, 0)
+
+    def _pieces(self, done: int, total: int) -> int:
+        """How many samples the next call of the driver takes: until the scale is small, or the scalars settle."""
+        n = total - done
+        if self.shrink < 1:
+            until = (math.log(SMALLEST_SCALE) - math.log(self.scale)) / math.log(self.shrink)
+            n = min(n, max(1, math.ceil(until)))
+        settled = self._settled()
+        if settled is None or self.steps + 1 < settled:
+            n = min(n, WINDOW)
+            if settled is not None:
+                n = min(n, settled - self.steps - 1)
+        return max(n, 1)
+
+    def _scalars(self, n: int, n_threads: int) -> tuple[Array, bool]:
+        settled = self._settled()
+        one_row = settled is not None and self.steps + 1 >= settled
+        t = np.arange(self.steps + 1, self.steps + 2 + (0 if one_row else n + n_threads))
+        return scalar_table(self.optimizer, self.options, t, self.dtype, 0), one_row

@@ -47,6 +47,8 @@ def extensions():
     from Cython.Build import cythonize
 
     write_span_list()
+    # Windows' compiler has no such flags; its builds rest on its defaults (/fp:precise, no contraction).
+    flags = [] if sys.platform == "win32" else FLAGS
     common = {
         "include_dirs": ["csrc"],
         "define_macros": [("Py_LIMITED_API", "0x030B0000")],
@@ -54,27 +56,26 @@ def extensions():
         "depends": [str(p) for p in sorted((ROOT / "csrc").glob("*.h"))],
     }
     strip = ["-Wl,-s"] if sys.platform.startswith("linux") and not os.environ.get("FASTOPT_DEBUG") else []
-    made = [Extension("fastopt.kernels.drivers", [str(KERNELS / "drivers.pyx")], extra_link_args=strip, **common)]
+    made = [Extension("fastopt.kernels.drivers", [str(KERNELS / "drivers.pyx")],
+                      extra_compile_args=flags + ["-funroll-loops"] * bool(flags), extra_link_args=strip, **common)]
     for isa in isa_names():
         for dtype in ("f32", "f64"):
             name = f"{isa}_{dtype}"
-            e = Extension(f"fastopt.kernels.builds.{name}", [str(KERNELS / "builds" / f"{name}.pyx")],
-                          extra_link_args=strip, **common)
-            e.isa_flags = ISA_FLAGS[isa]
-            made.append(e)
+            made.append(Extension(f"fastopt.kernels.builds.{name}", [str(KERNELS / "builds" / f"{name}.pyx")],
+                                  extra_compile_args=flags + (ISA_FLAGS[isa] if flags else []), extra_link_args=strip,
+                                  **common))
     return cythonize(made, compiler_directives=DIRECTIVES, build_dir="build/cython",
                      nthreads=0 if os.name == "nt" else os.cpu_count() or 1)
 
 
 class BuildKernels(build_ext):
-    """Adds the flags at the end, so that flags from the environment cannot undo them, and probes for OpenMP."""
+    """Probes for OpenMP."""
 
     def build_extensions(self):
         msvc = self.compiler.compiler_type == "msvc"
         openmp = self.openmp_flags(msvc)
         self.parallel = self.parallel or os.cpu_count()
         for e in self.extensions:
-            e.extra_compile_args += [] if msvc else FLAGS + getattr(e, "isa_flags", [])
             if e.name == "fastopt.kernels.drivers" and openmp is not None:
                 e.extra_compile_args += openmp
                 e.extra_link_args += openmp

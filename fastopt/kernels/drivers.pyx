@@ -5,7 +5,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cython.parallel cimport prange
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 cdef extern from "Python.h":
     # Cython's own Py_buffer counts references on `obj`; here it is a plain field, NULL when nothing is held.
@@ -678,18 +678,52 @@ cdef inline void put(real *at, real x) noexcept nogil:
         fo_putd(at, x)
 
 
-cdef inline void gather(real *block, const real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride,
-                        real scale) noexcept nogil:
+cdef inline void gather_strided(real *block, const real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride,
+                                real scale) noexcept nogil:
     cdef Py_ssize_t j
     for j in range(n):
         block[j] = scale * get(records + ids[j] * stride)
 
 
-cdef inline void scatter(const real *block, real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride,
-                         real scale) noexcept nogil:
+cdef inline void gather(real *block, const real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride,
+                        real scale) noexcept nogil:
+    # The common strides as constants, which turn a multiplication into an addressing mode.
+    if stride == 1:
+        gather_strided(block, records, ids, n, 1, scale)
+    elif stride == 2:
+        gather_strided(block, records, ids, n, 2, scale)
+    else:
+        gather_strided(block, records, ids, n, stride, scale)
+
+
+cdef inline void scatter_strided(const real *block, real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride,
+                                 real scale) noexcept nogil:
     cdef Py_ssize_t j
     for j in range(n):
         put(records + ids[j] * stride, scale * block[j])
+
+
+cdef inline void scatter(const real *block, real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride,
+                         real scale) noexcept nogil:
+    if stride == 1:
+        scatter_strided(block, records, ids, n, 1, scale)
+    elif stride == 2:
+        scatter_strided(block, records, ids, n, 2, scale)
+    else:
+        scatter_strided(block, records, ids, n, stride, scale)
+
+
+cdef inline void fetch_records(const real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride) noexcept nogil:
+    cdef Py_ssize_t j
+    if stride == 1:
+        for j in range(n):
+            FO_PREFETCH(records + ids[j])
+    elif stride == 2:
+        for j in range(n):
+            FO_PREFETCH(records + 2 * ids[j])
+    else:
+        for j in range(n):
+            FO_PREFETCH(records + ids[j] * stride)
 
 
 cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t begin, Py_ssize_t end, int k,
@@ -720,10 +754,19 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
         at = m.indptr[r]
         n = m.indptr[r + 1] - at
         ids = m.indices + at
-        if i + 4 < end:
-            ahead = m.indptr[m.order[i + 4] if m.order != NULL else i + 4]
-            FO_PREFETCH_READ(m.indices + ahead)
-            FO_PREFETCH_READ(data + ahead)
+        if m.order != NULL:                 # rows lie scattered: fetch where they begin, then what they hold
+            if i + 24 < end:
+                FO_PREFETCH_READ(m.indptr + m.order[i + 24])
+                FO_PREFETCH_READ(y + m.order[i + 24])
+            if i + 8 < end:
+                ahead = m.indptr[m.order[i + 8]]
+                j = m.indptr[m.order[i + 8] + 1]
+                while ahead < j:
+                    FO_PREFETCH_READ(m.indices + ahead)
+                    FO_PREFETCH_READ(data + ahead)
+                    ahead += 64 // sizeof(real)
+                FO_PREFETCH_READ(m.indices + j)
+                FO_PREFETCH_READ(data + j)
         up = <real>scale
         down = <real>(1.0 / scale)
         gather(p, records, ids, n, m.stride, up)
@@ -737,19 +780,17 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
                 s[q * room + n] = get(bias + 1 + q)
             total = n + 1
         padded = (total + LANES - 1) // LANES * LANES
-        for j in range(total, padded):
-            p[j] = x[j] = 0
+        memset(p + total, 0, LANES * sizeof(real))      # of fixed length: no loop, no branch
+        memset(x + total, 0, LANES * sizeof(real))
         for q in range(m.n_states):
-            for j in range(total, padded):
-                s[q * room + j] = 0
+            memset(s + q * room + total, 0, LANES * sizeof(real))
+        if m.prefetch and i + 2 < end:      # and while the blocks settle in the cache
+            at = m.order[i + 2] if m.order != NULL else i + 2
+            fetch_records(records, m.indices + m.indptr[at], m.indptr[at + 1] - m.indptr[at], m.stride)
         z = m.dot(padded, p, x)
         if m.scores != NULL:
             m.scores[i] = z
         by = <real>m.loss(z, y[r], m.parameter)
-        if m.prefetch and i + 1 < end:      # while the root and the division wait
-            r = m.order[i + 1] if m.order != NULL else i + 1
-            for j in range(m.indptr[r], m.indptr[r + 1]):
-                FO_PREFETCH(records + m.indices[j] * m.stride)
         m.scale_by(padded, g, x, &by)
         step = i - begin
         m.span(padded, p, g, s, s + room, s + 2 * room, s + 3 * room, m.h + (step * threads + k) * m.h_stride)
@@ -798,7 +839,7 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     cdef Samples m
     cdef int k, itemsize = data.itemsize
     cdef size_t at
-    cdef Py_ssize_t room = (longest + 1 + LANES - 1) // LANES * LANES
+    cdef Py_ssize_t room = (longest + 1 + 2 * LANES - 1) // LANES * LANES
     cdef Py_ssize_t own = (room * 7 * itemsize + 255) // 128 * 128     # scratch of a thread, apart from its neighbour's
     cdef double *ends
     cdef char *scratch
@@ -845,23 +886,31 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     return scale
 
 
-def repeated_indices(indptr, indices, Py_ssize_t n_rows, seen):
-    """How many entries repeat an index of their row. `seen`: int32 zeros, one for each feature; overwritten."""
+def inspect_rows(indptr, indices, Py_ssize_t n_rows, Py_ssize_t n_features, seen):
+    """Look at every index of CSR rows once: (entries that repeat an index of their row, is there one out of range?).
+
+    `seen`: int32 zeros, one for each feature, overwritten; it is used only for rows that are not sorted.
+    """
     cdef const int64_t *start = <const int64_t *>buffer(indptr)
     cdef const int32_t *ids = <const int32_t *>buffer(indices)
     cdef int32_t *last = <int32_t *>buffer(seen, 1)
     cdef Py_ssize_t r, j, repeated = 0
-    cdef bint sorted_row
+    cdef bint bad, rising
+    cdef uint32_t n = <uint32_t>n_features
     with nogil:
-        for r in range(n_rows):
-            sorted_row = True
-            for j in range(start[r] + 1, start[r + 1]):
-                sorted_row = sorted_row & (ids[j] > ids[j - 1])
-            if not sorted_row:
-                for j in range(start[r], start[r + 1]):
-                    repeated += last[ids[j]] == r + 1
-                    last[ids[j]] = <int32_t>(r + 1)
-    return repeated
+        bad = False
+        for j in range(start[0], start[n_rows]):        # as unsigned numbers, negative ones are too large as well
+            bad = bad | (<uint32_t>ids[j] >= n)
+        if not bad:
+            for r in range(n_rows):
+                rising = True
+                for j in range(start[r] + 1, start[r + 1]):
+                    rising = rising & (ids[j] > ids[j - 1])
+                if not rising:
+                    for j in range(start[r], start[r + 1]):
+                        repeated += last[ids[j]] == r + 1
+                        last[ids[j]] = <int32_t>(r + 1)
+    return repeated, bad
 
 
 def sum_repeated(indptr, indices, data, Py_ssize_t n_rows, place):

@@ -10,13 +10,14 @@ from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import checks, config, kernels
 from ..checks import Array
 from ..errors import IndexRangeError, LayoutError, NonFiniteError, StateError, UnsupportedError
 from ..optimizers.base import by_name, choose_backend
+from . import reference
 from .samples import SampleTrainer
 
 CLASSIFIER_LOSSES = ("log_loss", "hinge")
@@ -82,29 +83,32 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
 
     def _rows(self, X: Any) -> tuple[Array, Array, Array]:
         """Checked CSR arrays of `X`: offsets (int64), indices (int32) in range and unique in their row, data."""
-        X = sparse.csr_array(X)
+        if not sparse.issparse(X):
+            X = sparse.csr_array(X)
         n_rows, n_features = X.shape
-        if n_features >= 2**31:
-            raise UnsupportedError(f"X has {n_features} features; at most 2**31 - 1 are possible")
+        if n_features >= 2**31 or n_rows >= 2**31:
+            raise UnsupportedError(f"X has shape {X.shape}; at most 2**31 - 1 rows and features are possible")
         indptr, indices, data = np.asarray(X.indptr, np.int64), X.indices, np.ascontiguousarray(X.data)
+        steps = np.diff(indptr)
         if (
             len(indptr) != n_rows + 1
             or indptr[0] != 0
-            or (np.diff(indptr) < 0).any()
+            or steps.min(initial=0) < 0
             or indptr[-1] > min(len(indices), len(data))
         ):
             raise LayoutError("X is not a valid CSR matrix: indptr must rise from 0 to at most the number of entries")
-        used = indices[: indptr[-1]]
-        if len(used) and (used.min() < 0 or used.max() >= n_features):
+        if indices.dtype != np.int32:
+            out = (indices < 0) | (indices >= n_features)  # before they are narrowed
+            indices = np.where(out, -1, indices).astype(np.int32)
+        indices = np.ascontiguousarray(indices)
+        inspect = reference.inspect_rows if kernels.drivers is None else kernels.drivers.inspect_rows
+        repeated, bad = inspect(indptr, indices, n_rows, n_features, np.zeros(n_features, np.int32))
+        if bad:
             raise IndexRangeError(f"X has a column index outside 0 to {n_features - 1}")
-        indices = np.ascontiguousarray(indices, np.int32)
-        if kernels.drivers is None:
-            X = X.copy()
-            X.sum_duplicates()
-            return np.asarray(X.indptr, np.int64), np.ascontiguousarray(X.indices, np.int32), np.ascontiguousarray(X.data)
-        if kernels.drivers.repeated_indices(indptr, indices, n_rows, np.zeros(n_features, np.int32)):
+        if repeated:
             indptr, indices, data = indptr.copy(), indices.copy(), data.copy()
-            kernels.drivers.sum_repeated(indptr, indices, data, n_rows, np.full(n_features, -1, np.int64))
+            add = reference.sum_repeated if kernels.drivers is None else kernels.drivers.sum_repeated
+            add(indptr, indices, data, n_rows, np.full(n_features, -1, np.int64))
         return indptr, indices, data
 
     # ----------------------------------------------------------------------------------------------------- training
@@ -134,7 +138,10 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
             if after_epoch is not None:
                 after_epoch(self, epoch, scores, y if order is None else y[order])
         self.t_ = self._trainer.steps
-        if not np.isfinite(self._coefficients()).all():
+        records = self._trainer.records[:, 0]
+        with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever a weight is not
+            suspect = not np.isfinite(records.sum())
+        if suspect and not np.isfinite(records).all():
             raise NonFiniteError("training diverged: weights are not finite; use a smaller lr, or scale the features")
 
     def _coefficients(self) -> Array:
@@ -252,11 +259,10 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
 
     def _targets(self, y: Array) -> Array:
         """Targets -1 and +1."""
-        place = np.searchsorted(self.classes_, y)
-        place[place == 2] = 0
-        if (self.classes_[place] != y).any():
+        second = y == self.classes_[1]
+        if not (second | (y == self.classes_[0])).all():
             raise StateError(f"y has labels that are not among the classes {self.classes_.tolist()}")
-        return 2.0 * place - 1.0
+        return np.where(second, 1.0, -1.0)
 
     def _set_classes(self, classes: Array) -> None:
         if len(classes) > 2:
@@ -284,8 +290,6 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
         self._check_parameters()
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
         check_classification_targets(y)
-        if type_of_target(y) == "multiclass":
-            self._set_classes(np.unique(y))
         self._set_classes(np.unique(y))
         self._passes(X, self._targets(y), self.epochs, True, _after_epoch)
         return self

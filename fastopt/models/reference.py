@@ -27,11 +27,17 @@ def exp(x: float) -> float:
     magic = 6755399441055744.0
     k = (x * 1.4426950408889634 + magic) - magic
     r = (x - k * 0.6931471803691238) - k * 1.9082149292705877e-10
-    y = 1.0 / 6227020800.0
-    for factorial in (479001600.0, 39916800.0, 3628800.0, 362880.0, 40320.0, 5040.0, 720.0, 120.0, 24.0, 6.0):
-        y = y * r + 1.0 / factorial
-    y = y * r + 0.5
-    y = y * (r * r) + r
+    r2 = r * r
+    r4 = r2 * r2
+    r8 = r4 * r4
+    a = 0.5 + (1.0 / 6.0) * r
+    b = 1.0 / 24.0 + (1.0 / 120.0) * r
+    c = 1.0 / 720.0 + (1.0 / 5040.0) * r
+    d = 1.0 / 40320.0 + (1.0 / 362880.0) * r
+    e = 1.0 / 3628800.0 + (1.0 / 39916800.0) * r
+    f = 1.0 / 479001600.0 + (1.0 / 6227020800.0) * r
+    y = ((a + b * r2) + (c + d * r2) * r4) + (e + f * r2) * r8
+    y = y * r2 + r
     y = y + 1.0
     i = int(k)
     half = int(i / 2)  # towards zero, as in C
@@ -130,3 +136,29 @@ def samples(
                     bias[1 + q] = s[m]
             scale = scale * shrink
     return scale
+
+
+def inspect_rows(indptr: Array, indices: Array, n_rows: int, n_features: int, seen: Array) -> tuple[int, bool]:
+    """As ``kernels.drivers.inspect_rows``."""
+    used = indices[: indptr[-1]]
+    if len(used) and (used.min() < 0 or used.max() >= n_features):
+        return 0, True
+    rows = np.repeat(np.arange(n_rows), np.diff(indptr))
+    return len(used) - len(np.unique(rows * n_features + used)), False
+
+
+def sum_repeated(indptr: Array, indices: Array, data: Array, n_rows: int, place: Array) -> None:
+    """As ``kernels.drivers.sum_repeated``."""
+    to, end = 0, int(indptr[0])
+    for r in range(n_rows):
+        begin, end, first = end, int(indptr[r + 1]), to
+        indptr[r] = to
+        for j in range(begin, end):
+            at = place[indices[j]]
+            if at >= first:
+                data[at] += data[j]
+            else:
+                place[indices[j]] = to
+                indices[to], data[to] = indices[j], data[j]
+                to += 1
+    indptr[n_rows] = to

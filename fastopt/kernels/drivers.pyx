@@ -660,7 +660,6 @@ cdef struct Samples:
     const char *h               # scalars of the first sample's step, span's own
     Py_ssize_t h_stride         # bytes to those of the next; 0: the same for all
     double scale, shrink        # a weight is its record's times the scale, which each step shrinks
-    double *scores              # the score of each sample before it is learned, or NULL
     bint prefetch
 
 
@@ -788,8 +787,6 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
             at = m.order[i + 2] if m.order != NULL else i + 2
             fetch_records(records, m.indices + m.indptr[at], m.indptr[at + 1] - m.indptr[at], m.stride)
         z = m.dot(padded, p, x)
-        if m.scores != NULL:
-            m.scores[i] = z
         by = <real>m.loss(z, y[r], m.parameter)
         m.scale_by(padded, g, x, &by)
         step = i - begin
@@ -828,7 +825,7 @@ cdef void *buffer(object a, int writable=0) except? NULL:
 
 def samples(addresses, str span, int n_states, str loss, double parameter, records, bias, Py_ssize_t stride, indptr,
             indices, data, y, order, Py_ssize_t n, Py_ssize_t longest, h, bint one_row, double scale, double shrink,
-            scores, int threads):
+            int threads):
     """Train on `n` CSR rows in `order`; returns the scale of the weights afterwards.
 
     Rule-blind: `addresses` is the table of the chosen build, `span` and `loss` are names in it. Arrays are contiguous,
@@ -858,7 +855,7 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     m.parameter, m.stride, m.n_states = parameter, stride, n_states
     m.records, m.bias = <char *>buffer(records, 1), <char *>buffer(bias, 1)
     m.indptr, m.indices, m.data = <const int64_t *>buffer(indptr), <const int32_t *>buffer(indices), <const char *>buffer(data)
-    m.y, m.order, m.scores = <const char *>buffer(y), <const int32_t *>buffer(order), <double *>buffer(scores, 1)
+    m.y, m.order = <const char *>buffer(y), <const int32_t *>buffer(order)
     m.h, m.h_stride = <const char *>buffer(h) + SPAN * itemsize, 0 if one_row else h.strides[0]
     m.scale, m.shrink = scale, shrink
     m.prefetch = records.nbytes > 1 << 19

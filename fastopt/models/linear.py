@@ -123,20 +123,26 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         )
         self.t_ = 0
 
-    def _passes(self, X: Any, y: Array, epochs: int, fresh: bool, after_epoch: Any = None) -> None:
+    def _restore(self, coef: Array, intercept: Any) -> None:
+        """Become a model with these weights, its optimizer's state at the start."""
+        self._start(len(coef), coef.dtype)
+        self._trainer.records[:, 0] = coef
+        if self._trainer.bias is not None:
+            self._trainer.bias[0] = intercept
+        self.n_features_in_, self._weights = len(coef), None
+
+    def _passes(self, X: Any, y: Array, epochs: int, fresh: bool) -> None:
         indptr, indices, data = self._rows(X)
         if fresh:
             self._start(X.shape[1], data.dtype)
+        self._trainer.set_rate(float(self.lr), float(self.l2))
         y = np.ascontiguousarray(y, data.dtype)
         random = check_random_state(self.random_state) if self.shuffle else None
         draw = None if random is None else np.random.default_rng(random.randint(0, 2**31 - 1, 4))
-        for epoch in range(epochs):
+        for _ in range(epochs):
             order = None if draw is None else draw.permutation(np.arange(len(y), dtype=np.int32))
-            scores = np.empty(len(y)) if after_epoch is not None else None
-            self._trainer.train(indptr, indices, data, y, order, self._threads(), scores)
+            self._trainer.train(indptr, indices, data, y, order, self._threads())
             self._weights = None
-            if after_epoch is not None:
-                after_epoch(self, epoch, scores, y if order is None else y[order])
         self.t_ = self._trainer.steps
         records = self._trainer.records[:, 0]
         with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever a weight is not
@@ -273,7 +279,7 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
             raise StateError(f"the data have one class only, {classes.tolist()}; a classifier needs two")
         self.classes_ = classes
 
-    def fit(self, X: Any, y: Any, _after_epoch: Any = None) -> LinearClassifier:
+    def fit(self, X: Any, y: Any) -> LinearClassifier:
         """Train from the start.
 
         Parameters
@@ -291,11 +297,11 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self._set_classes(np.unique(y))
-        self._passes(X, self._targets(y), self.epochs, True, _after_epoch)
+        self._passes(X, self._targets(y), self.epochs, True)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> LinearClassifier:
-        """Train on, with one pass over these samples.
+        """Train on, with one pass over these samples, at the present `lr` and `l2` (`set_params` changes them).
 
         Parameters
         ----------
@@ -383,15 +389,15 @@ class LinearRegressor(RegressorMixin, _Linear):  # type: ignore[misc]
         super()._check_parameters()
         checks.non_negative("epsilon", self.epsilon)
 
-    def fit(self, X: Any, y: Any, _after_epoch: Any = None) -> LinearRegressor:
+    def fit(self, X: Any, y: Any) -> LinearRegressor:
         """Train from the start. `X` as in `LinearClassifier.fit`; `y` array-like of numbers, shape (n_samples,)."""
         self._check_parameters()
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=True)
-        self._passes(X, y, self.epochs, True, _after_epoch)
+        self._passes(X, y, self.epochs, True)
         return self
 
     def partial_fit(self, X: Any, y: Any) -> LinearRegressor:
-        """Train on, with one pass over these samples."""
+        """Train on, with one pass over these samples, at the present `lr` and `l2` (`set_params` changes them)."""
         self._check_parameters()
         first = not hasattr(self, "_trainer")
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=True, reset=first)

@@ -102,7 +102,6 @@ def samples(
     one_row: bool,
     scale: float,
     shrink: float,
-    scores: Array | None,
 ) -> float:
     """Train on `n` CSR rows one after the other; returns the scale of the weights afterwards.
 
@@ -122,8 +121,6 @@ def samples(
                 p, x = np.append(p, bias[0]), np.append(x, real(1))
                 states = [np.append(s, bias[1 + q]) for q, s in enumerate(states)]
             z = dot(p, x)
-            if scores is not None:
-                scores[i] = z
             g = real(derivative(z, float(y[r]), parameter)) * x
             reference(p, g, *states, h[0 if one_row else i][2:])
             m = len(ids)

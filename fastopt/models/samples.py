@@ -55,9 +55,14 @@ class SampleTrainer:
                     self.bias[k] = value
         self.steps = 0
         self.scale = 1.0
-        self.shrink = 1.0 / (1.0 + options["lr"] * l2)
-        if not self.shrink > 0:
-            raise HyperParameterError(f"lr * l2 = {options['lr'] * l2} is too large")
+        self.set_rate(options["lr"], l2)
+
+    def set_rate(self, lr: float, l2: float) -> None:
+        """Train on with this learning rate and penalty."""
+        shrink = 1.0 / (1.0 + lr * l2)
+        if not shrink > 0:
+            raise HyperParameterError(f"lr * l2 = {lr * l2} is too large")
+        self.options, self.shrink = {**self.options, "lr": lr}, shrink
 
     def weights(self) -> Array:
         """The weights, as a new array."""
@@ -67,10 +72,9 @@ class SampleTrainer:
         return 0.0 if self.bias is None else float(self.bias[0])
 
     def train(
-        self, indptr: Array, indices: Array, data: Array, y: Array, order: Array | None, n_threads: int = 1,
-        scores: Array | None = None,
+        self, indptr: Array, indices: Array, data: Array, y: Array, order: Array | None, n_threads: int = 1
     ) -> None:
-        """One pass over the rows in `order`; `scores` takes the score of each before it is learned."""
+        """One pass over the rows in `order`."""
         total = len(y)
         longest = int(np.diff(indptr).max(initial=0))
         if order is None and total:
@@ -80,17 +84,16 @@ class SampleTrainer:
             n = self._pieces(done, total)
             h, one_row = self._scalars(n, n_threads)
             part = None if order is None else order[done : done + n]
-            seen = None if scores is None else scores[done : done + n]
             if self.backend == "native":
                 self.scale = kernels.drivers.samples(
                     kernels.table[self.dtype.name], self.rule.span, len(self.rule.states), self.loss, self.parameter,
                     self.records, self.bias, self.records.shape[1], indptr, indices, data, y, part, n, longest, h, one_row,
-                    self.scale, self.shrink, seen, n_threads,
+                    self.scale, self.shrink, n_threads,
                 )
             else:
                 self.scale = reference.samples(
                     self.rule.reference, len(self.rule.states), self.loss, self.parameter, self.records, self.bias, indptr,
-                    indices, data, y, part, n, h, one_row, self.scale, self.shrink, seen,
+                    indices, data, y, part, n, h, one_row, self.scale, self.shrink,
                 )
             self.steps += n
             done += n

@@ -80,9 +80,9 @@ class Problem:
             mine[...] = g
         return Call(self.opt.step)
 
-    def stream(self, threads: int) -> Call:
+    def limit(self, stream: Stream, threads: int) -> Call:
         """The streaming limit over the arrays of the step."""
-        return Call(STREAM.over(threads, self.grads[0], [self.params[0], *self.states[0].values()]))
+        return Call(stream.over(threads, self.grads[0], [self.params[0], *self.states[0].values()]))
 
     def torch(self, **kind: Any) -> torch.optim.Optimizer:
         """Torch's optimizer of the same name and options; its parameters, gradients and states are these arrays."""
@@ -190,7 +190,7 @@ class Bench:
     """The cases, and the rows that they have given so far."""
 
     def __init__(self, quick: bool, rounds: int, threads: int) -> None:
-        self.quick, self.rounds, self.threads = quick, rounds, threads
+        self.rounds, self.threads, self.stream = rounds, threads, Stream()
         self.large, self.middle = (300_000, 20_000) if quick else (30_000_000, 100_000)
         self.many, self.compiled = (50, 3) if quick else (1000, 100)
         self.rows: list[dict[str, Any]] = []
@@ -243,7 +243,7 @@ class Bench:
         """One array far beyond the caches: beside the streaming limit, and torch's fused kernel where there is one."""
         self.use(self.threads)
         problem = Problem(name, options, [self.large])
-        calls = {"fastopt": problem.step(), "streaming limit": problem.stream(self.threads)}
+        calls = {"fastopt": problem.step(), "streaming limit": problem.limit(self.stream, self.threads)}
         if name in ("Adam", "AdamW", "SGD", "Adagrad"):
             calls["torch fused"] = Call(problem.torch(fused=True).step)
         seconds = interleave(calls, self.rounds)
@@ -382,7 +382,6 @@ def line(r: Mapping[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    global STREAM
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small arrays and few rounds: shows that it runs, no more")
     parser.add_argument("--only", default="", metavar="SUBSTRING", help="cases whose name has this in it")
@@ -400,7 +399,6 @@ def main() -> None:
         parser.error(f"no case has {args.only!r} in its name; they are: {'; '.join(bench.cases)}")
     warnings.filterwarnings("ignore", module="torch")
     facts = machine("numpy", "torch", "numba")
-    STREAM = Stream()
     for name, case in chosen.items():
         print(name, file=sys.stderr)
         case()

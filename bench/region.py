@@ -28,73 +28,70 @@ def back_to_back(call: Call, rounds: int) -> float:
     return min(call.seconds(number) for _ in range(rounds))
 
 
-def after_pause(call: Call, rounds: int) -> float:
-    """Seconds of a step whose threads sleep, but whose arrays one thread has just had in its cache."""
-    seconds = []
-    for _ in range(rounds):
-        time.sleep(QUIET)
-        drivers.force(1, 0)
-        call.seconds(1)
-        drivers.force(THREADS, 0)
-        seconds.append(call.seconds(1))
-    return statistics.median(seconds)
+def after_pause(call: Call, threads: int) -> float:
+    """Seconds of a step whose other threads sleep, but whose arrays the first has just had in its cache."""
+    time.sleep(QUIET)
+    drivers.force(1, 0)
+    call.seconds(1)
+    drivers.force(threads, 0)
+    return call.seconds(1)
 
 
-def measure(name: str, n: int, rounds: int) -> list[float]:
-    """Microseconds of one thread, of all threads back to back, and of all threads after a pause."""
+def measure(name: str, n: int, threads: int, rounds: int) -> list[float]:
+    """Microseconds a step of one thread and of all, back to back; and of both, after a pause."""
     rng = np.random.default_rng(0)
     p, g = rng.standard_normal((2, n), np.float32)
     opt = getattr(fastopt, name)(p)
     call = Call(opt.step, g)
-    one, many = [], []
+    at_once: dict[int, list[float]] = {1: [], threads: []}
+    paused: dict[int, list[float]] = {1: [], threads: []}
     for _ in range(5):  # in turns
-        drivers.force(1, 0)
-        one.append(back_to_back(call, rounds))
-        drivers.force(THREADS, 0)
-        many.append(back_to_back(call, rounds))
-    return [1e6 * s for s in (statistics.median(one), statistics.median(many), after_pause(call, 5 * rounds))]
+        for k in at_once:
+            drivers.force(k, 0)
+            at_once[k].append(back_to_back(call, rounds))
+            paused[k] += [after_pause(call, k) for _ in range(rounds)]
+    return [1e6 * statistics.median(s[k]) for s in (at_once, paused) for k in (1, threads)]
 
 
 def crossing(rows: list[list[float]], column: int) -> str:
-    """The first size from which on that column stays below that of one thread."""
+    """The first size from which on one thread takes longer than all."""
     found = None
     for n, row in zip(reversed(SIZES), reversed(rows), strict=True):
-        if row[column] >= row[0]:
+        if row[column + 1] >= row[column]:
             break
         found = n
-    return "none measured" if found is None else f"{found:,}"
+    return "no size here" if found is None else f"{found:,} elements"
 
 
 def main() -> None:
-    global THREADS
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds: shows that it runs, no more")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    THREADS = args.threads
     if not drivers.OPENMP:
         raise SystemExit("this build of fastopt is serial")
     rounds = 2 if args.quick else 20
     print(describe(machine("numpy")))
     try:
-        report(rounds)
+        report(args.threads, rounds)
     finally:
         drivers.force(0, 0)
         fastopt.set_num_threads(fastopt.kernels.count)
 
 
-def report(rounds: int) -> None:
-    tiny = measure("SGD", 64, rounds)
-    print(f"\nA region of {THREADS} threads costs {tiny[1] - tiny[0]:.1f} us at once, and {tiny[2] - tiny[0]:.1f} us "
-          f"after a pause of {1e3 * QUIET:.0f} ms (a step of SGD on 64 elements, less that of one thread).")
-    head = ["elements", "1 thread", f"{THREADS} threads", "after a pause", "gain", "gain after a pause"]
+def report(threads: int, rounds: int) -> None:
+    a, b, c, d = measure("SGD", 64, threads, rounds)
+    print(f"\nA region of {threads} threads costs {b - a:.1f} us back to back, and {d - c:.1f} us after a pause of "
+          f"{1e3 * QUIET:.0f} ms (a step of SGD on 64 elements, less that of one thread).")
+    many = f"{threads} threads"
+    head = ["elements", "1 thread", many, "gain", "1 thread after a pause", f"{many} after a pause", "gain"]
     for name in OPTIMIZERS:
-        rows = [measure(name, n, rounds) for n in SIZES]
-        cells = [[f"{n:,}", *(f"{us:.1f}" for us in row), f"{row[0] / row[1]:.2f}", f"{row[0] / row[2]:.2f}"]
-                 for n, row in zip(SIZES, rows, strict=True)]
+        rows = [measure(name, n, threads, rounds) for n in SIZES]
+        cells = [[f"{n:,}", f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}", f"{c:.1f}", f"{d:.1f}", f"{c / d:.2f}"]
+                 for n, (a, b, c, d) in zip(SIZES, rows, strict=True)]
         print(f"\n{name}, float32, microseconds a step\n")
         print(table(head, cells))
-        print(f"\n{THREADS} threads win from {crossing(rows, 1)} elements on; after a pause from {crossing(rows, 2)}.")
+        print(f"\n{many} win from {crossing(rows, 0)} on; after a pause from {crossing(rows, 2)} on.")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,10 @@ def number(
             value = value[()]
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
             raise HyperParameterError(f"{name} must be a real number in {text}, got {value!r} ({type(value).__name__})")
-        x = float(value)
+        try:
+            x = float(value)
+        except OverflowError:  # an integer or a fraction beyond float64
+            x = math.inf
         inside = (low <= x if closed_low else low < x) and (x <= high if closed_high else x < high)
         if not math.isfinite(x) or not inside:
             raise HyperParameterError(f"{name} must be a finite number in {text}, got {value!r}")

@@ -64,14 +64,10 @@ class CheckpointError(FastoptError, ValueError):
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` when a known name is close, else the list of known names."""
-    names = sorted(known)
-    close = difflib.get_close_matches(str(word), names, 1, 0.5) or [
-        n for n in names if n in str(word) or str(word) in n
-    ]
-    aliases = {"learning_rate": "lr", "eta": "lr", "decay": "weight_decay", "l2": "weight_decay", "beta": "betas"}
-    alias = aliases.get(str(word))
-    if alias in names:
-        close = [alias]
+    names, lower = sorted(known), str(word).lower()
+    alias = {"learning_rate": "lr", "eta": "lr", "rate": "lr", "decay": "weight_decay", "l2": "weight_decay"}.get(lower)
+    close = [alias] if alias in names else [n for n in names if n.lower() == lower]
+    close = close or difflib.get_close_matches(lower, names, 1, 0.5) or [n for n in names if n in lower or lower in n]
     if close:
         return f" Did you mean {close[0]!r}?"
     return f" Known: {', '.join(names)}."

@@ -854,6 +854,7 @@ def test_minus_zero_is_zero():
     assert_bits(p, np.array([0.0, -0.0, 1.0]))
 
 
+@pytest.mark.filterwarnings("error")
 @each_backend
 @each_optimizer
 def test_rate_beyond_float32(cls, backend):

@@ -129,7 +129,7 @@ def test_crosses_of_the_same_columns_meet_only_by_chance() -> None:
 
 
 class Frame:
-    """A DataFrame as far as it matters: column names, and Series that are no arrays but give one."""
+    """A DataFrame as far as it matters: column names, and Series, whose integers become floats in an array."""
 
     def __init__(self, table: dict[str, list[object]]) -> None:
         self.columns = list(table)
@@ -143,8 +143,18 @@ class Series:
     def __init__(self, values: list[object]) -> None:
         self.values = values
 
+    def to_list(self) -> list[object]:
+        return self.values
+
     def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
-        return np.array(self.values, object)
+        return np.array(self.values, float)
+
+
+class Lazy:
+    """Not an array, but it gives one."""
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        return np.array(NUMBERS)
 
 
 class NAType:
@@ -200,8 +210,9 @@ SAME = {
     "numpy int16": (NUMBERS, np.array(NUMBERS, np.int16)),
     "numpy int64, foreign order": (NUMBERS, np.array(NUMBERS, ">i8")),
     "numpy int scalars": (NUMBERS, list(np.array(NUMBERS))),
+    "gives an array": (NUMBERS, Lazy()),
     "numpy uint64": ([2**64 - 1] * 500, np.full(500, 2**64 - 1, np.uint64)),
-    "arrow int8": (NUMBERS, pa.array(NUMBERS, pa.int16())),
+    "arrow int16": (NUMBERS, pa.array(NUMBERS, pa.int16())),
     "arrow int dictionary": (NUMBERS, narrow(NUMBERS)),
     "null is empty": (["" if v is None else v for v in WITH_NULLS], WITH_NULLS),
     "numpy None": (WITH_NULLS, np.array(WITH_NULLS, object)),
@@ -211,6 +222,10 @@ SAME = {
     "arrow null, chunked": (WITH_NULLS, chunked(WITH_NULLS)),
     "arrow null in the codes": (WITH_NULLS, pa.array(WITH_NULLS).dictionary_encode()),
     "arrow null in the dictionary": (WITH_NULLS, pa.array(WITH_NULLS).dictionary_encode("encode")),
+    "arrow null beside 128 values of 8-bit codes": (
+        [*TEXTS[:128], None] * 3 + TEXTS[:113],
+        pa.array([*TEXTS[:128], None] * 3 + TEXTS[:113], pa.dictionary(pa.int8(), pa.string())),
+    ),
     "arrow int null": (NUMBERS_WITH_NULLS, pa.array(NUMBERS_WITH_NULLS)),
     "arrow all null": ([""] * 500, pa.nulls(500)),
 }
@@ -228,7 +243,7 @@ def test_same_values_same_matrix(expected: list[object], column: object) -> None
 
 def test_kinds_of_table() -> None:
     hasher = ColumnHasher(1000, ["a"], [("b", "a")])
-    columns = {"a": TEXTS, "b": [str(i) for i in NUMBERS], "unused": [1.5] * 500}
+    columns = {"a": TEXTS, "b": NUMBERS_WITH_NULLS, "unused": [1.5] * 500}
     want = slots(hasher, columns)
     for table in (pa.table(columns), pa.RecordBatch.from_pydict(columns), Frame(columns)):
         np.testing.assert_array_equal(slots(hasher, table), want)

@@ -240,6 +240,25 @@ def test_state_that_aliases_parameters_is_copied(backend):
     assert_same(opt, twin)
 
 
+@each_backend
+@plain_cases
+def test_empty_and_0d_states(case, backend):
+    name, options = case
+    cls = fastopt.Optimizer.known[name]
+    opt = cls([np.array(1.5), np.ones((0, 3)), np.ones((2, 0), np.float32)], **options, backend=backend)
+    for _ in range(2):
+        opt.step([np.array(2.0), np.ones((0, 3)), np.ones((2, 0), np.float32)])
+    for clone in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        assert_same(clone, opt)
+        assert [p.shape for p in params_of(clone)] == [(), (0, 3), (2, 0)]
+    other = cls([p.copy() for p in params_of(opt)], backend=backend)
+    other.load_state_dict(opt.state_dict())
+    for o in (opt, other):
+        o.step([np.array(-1.0), None, np.ones((2, 0), np.float32)])
+    assert_same(opt, other)
+    assert [e["step"] for e in opt.state_dict()["state"].values()] == [3, 2, 3]
+
+
 def test_load_then_load_again_and_own_dict():
     opt = make()
     start = opt.state_dict()
@@ -803,7 +822,8 @@ def test_a_parameter_that_skips_is_not_disturbed_by_others(case):
 
 
 EDITS: dict[str, list[dict[str, Any]]] = {
-    "sgd": [{"momentum": 0.9}, {"dampening": 0.5}, {"dampening": 0.0, "nesterov": True},
+    "sgd": [{"momentum": 0.9}, {"dampening": 0.5, "nesterov": False},
+            {"dampening": 0.0, "nesterov": True, "momentum": 0.75},
             {"nesterov": False, "momentum": 0.0},
             {"momentum": 0.5, "dampening": 0.25}],
     "adagrad": [{"lr_decay": 0.5}, {"eps": 0.0}, {"lr_decay": 0.0}],

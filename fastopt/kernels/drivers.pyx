@@ -339,7 +339,8 @@ cdef class Plan:
     cdef readonly bint busy
     cdef readonly int64_t steps
     cdef bint mapping, single
-    cdef list tables, held
+    cdef list tables
+    cdef list held                      # what a step uses must live until its end
     cdef block_t ops[2][3]
 
     def __cinit__(self, host, ndarray, params, names, bint single, Py_ssize_t n_groups, int n_threads, int64_t steps):
@@ -443,6 +444,12 @@ cdef class Plan:
     def borns(self):
         return [self.param[i].born for i in range(self.count)]
 
+    def hold(self, bint on):
+        """Keep steps out while the host reads or changes what they work on."""
+        if on and self.busy:
+            self.host._explain_busy()
+        self.busy = on
+
     # ------------------------------------------------------------------ scalars
 
     cdef int find_clock(self, Py_ssize_t i, int64_t now) except -1:
@@ -464,6 +471,7 @@ cdef class Plan:
         else:
             k = self.n_clocks
             if k == CLOCKS:                 # counters that drift apart: start again with what is needed now
+                self.held.extend(self.tables)           # this step may be using them
                 self.forget_scalars()
                 k = 0
         table, for_ever = self.host._scalar_table(q.group, itemsize, now, self.window, lag, q.born)
@@ -478,6 +486,7 @@ cdef class Plan:
             self.tables.append(table)
             self.n_clocks += 1
         else:
+            self.held.append(self.tables[k])
             self.tables[k] = table
         q.clock = k
         return 0
@@ -545,7 +554,7 @@ cdef class Plan:
             except Exception:
                 v.obj = NULL
         ids, values = self.host._convert_gradient(i, g)     # raises, or gives what can be used as it stands
-        PyObject_GetBuffer(values, v, PyBUF_FORMAT)
+        PyObject_GetBuffer(values, v, PyBUF_FORMAT | PyBUF_STRIDES)
         w.g = <const char *>v.buf
         if ids is not None:
             self.held.append(ids)
@@ -579,9 +588,11 @@ cdef class Plan:
         cdef int threads
         cdef int64_t now
         cdef tuple items = None
+        cdef fo_fpenv saved
         if self.busy:
             self.host._explain_busy()
         self.busy = True
+        saved = fo_fp_enter()               # for the scalars too, which the host derives
         try:
             now = self.steps + 1
             if not own:
@@ -619,6 +630,7 @@ cdef class Plan:
             if self.held:
                 self.held = []
             self.busy = False
+            fo_fp_leave(saved)
 
     cdef tuple flat(self, grads):
         cdef Py_ssize_t i = 0

@@ -41,22 +41,29 @@ def cgroup_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
             else:
                 quota = (folder / "cpu.cfs_quota_us").read_text()
                 period = (folder / "cpu.cfs_period_us").read_text()
-            if quota != "max" and float(quota) > 0:
+            if quota != "max" and float(quota) > 0 and float(period) > 0:
                 found.append(float(quota) / float(period))
         except (OSError, ValueError):
             continue
     return min(found) if found else None
 
 
+def whole(text: str) -> int:
+    """The number that `text` writes with ASCII digits; 0 where it writes none."""
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdecimal() else 0
+
+
 def default() -> tuple[int, str]:
     """The number of threads, and where it comes from."""
     cpus = available()
-    own = os.environ.get("FASTOPT_NUM_THREADS")
-    if own is not None:
-        if not own.strip().isdigit() or not 1 <= int(own) <= LIMIT:
+    own = os.environ.get("FASTOPT_NUM_THREADS", "")
+    if own:
+        n = whole(own)
+        if not 1 <= n <= LIMIT:
             raise ImportError(f"FASTOPT_NUM_THREADS={own!r} must be an integer from 1 to {LIMIT}")
-        return int(own), "FASTOPT_NUM_THREADS"
-    omp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if omp.isdigit() and int(omp) >= 1:
-        return min(int(omp), cpus), "OMP_NUM_THREADS"
+        return n, "FASTOPT_NUM_THREADS"
+    omp = whole(os.environ.get("OMP_NUM_THREADS", "").split(",")[0])
+    if omp >= 1:
+        return min(omp, cpus), "OMP_NUM_THREADS"
     return cpus, "CPUs that affinity and container quota allow"

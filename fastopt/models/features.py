@@ -232,10 +232,14 @@ def _encode(name: str, column: Any) -> tuple[list[Any], Codes]:
         return _encode_arrow(name, column)
     if isinstance(column, (list, tuple)):
         return _encode_list(name, list(column))
+    if hasattr(column, "to_list"):  # a Series, whose missing integers an array would turn into floats
+        return _encode_list(name, column.to_list())
     if isinstance(column, np.ma.MaskedArray):
         raise DTypeError(f"{name} is a masked array, whose mask would be lost; pass .astype(object).filled(None)")
     if isinstance(column, (str, bytes)) or not hasattr(column, "__array__"):
-        raise DTypeError(f"{name} must be a list, a NumPy array or a pyarrow array, got {type(column).__name__}")
+        raise DTypeError(
+            f"{name} must be a list, a NumPy array, a pyarrow array or a Series, got {type(column).__name__}"
+        )
     a = np.asarray(column)
     if a.ndim != 1:
         raise ShapeError(f"{name} must have one dimension, got shape {a.shape}")
@@ -269,7 +273,7 @@ def _encode_arrow(name: str, column: Any) -> tuple[list[Any], Codes]:
         raise DTypeError(f"{name} has type {kind}, expected strings or integers; pass .cast(pyarrow.string())")
     column = column.dictionary_encode()
     if isinstance(column, pa.ChunkedArray):
-        column = column.cast(pa.dictionary(pa.int32(), kind)).unify_dictionaries().combine_chunks()
+        column = column.cast(pa.dictionary(pa.int32(), kind)).combine_chunks()
     values = column.dictionary.to_pylist()
     codes = column.indices.cast(pa.int64()).fill_null(len(values))
     return [*values, None], codes.to_numpy(zero_copy_only=False).astype(np.intp, copy=False)

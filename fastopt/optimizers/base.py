@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
+import copy
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -30,6 +32,7 @@ from ..sparse import SparseGrad
 from .plan import NumpyPlan
 
 ALIGN = 64  # bytes: a cache line, and the widest vector
+MOST_STEPS = 2**62  # far from where 64-bit counters would wrap
 NOW = object()  # step(): "take the gradients of opt.grads"
 
 Scalars = Sequence["float | Array"]
@@ -64,9 +67,9 @@ class ParamGroup(dict[str, Any]):
         new = dict(*args, **kwargs)
         if "params" in new:
             raise StateError("a group's 'params' cannot be replaced; use add_param_group, or make a new optimizer")
-        self._owner._refuse_while_busy()
-        super().update(self._owner._check_options({**self.options(), **new}, "group option "))
-        self._owner._options_changed()
+        with self._owner._still():
+            super().update(self._owner._check_options({**self.options(), **new}, "group option "))
+            self._owner._options_changed()
 
     def options(self) -> dict[str, Any]:
         """The options without the parameters."""
@@ -214,7 +217,10 @@ class Optimizer:
 
     def _add_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Check all of them, then add them: a bad one leaves the optimizer as it was."""
-        self._refuse_while_busy()
+        with self._still():
+            self._add_checked(groups)
+
+    def _add_checked(self, groups: Sequence[Mapping[str, Any]]) -> None:
         old = len(self._params)
         params, labels, made, group_of = list(self._params), list(self._labels), [], list(self._group_of)
         names = None if self._names is None else list(self._names)
@@ -238,7 +244,11 @@ class Optimizer:
         self._params, self._labels, self._names, self._group_of = params, labels, names, group_of
         self.param_groups += made
         self._state += [{} for _ in params[old:]]
-        self._own = []
+        if self._own:  # whoever holds an array of `grads` goes on filling it
+            fresh = arena(params[old:])
+            for g in fresh:
+                g.fill(0)
+            self._own += fresh
         self._build(counters + [0] * (len(params) - old), borns + [0] * (len(params) - old), steps)
 
     def _items(self, given: Any, q: int, at: int, names: list[str] | None) -> list[tuple[Any, Any]]:
@@ -314,9 +324,18 @@ class Optimizer:
         else:
             self._tell_plan()
 
-    def _refuse_while_busy(self) -> None:
-        if self._plan is not None and self._plan.busy:
-            self._explain_busy()
+    @contextlib.contextmanager
+    def _still(self) -> Iterator[None]:
+        """No step begins meanwhile; raises if one is under way."""
+        plan = self._plan
+        if plan is None:
+            yield
+            return
+        plan.hold(True)
+        try:
+            yield
+        finally:
+            plan.hold(False)
 
     # ------------------------------------------------------------------------------ what the plan asks of its host
 
@@ -433,9 +452,9 @@ class Optimizer:
             own = arena(self._params)
             for g in own:
                 g.fill(0)
-            self._refuse_while_busy()
-            self._plan.set_own([checks.address(g) for g in own])
-            self._own = own
+            with self._still():
+                self._plan.set_own([checks.address(g) for g in own])
+                self._own = own
         if self._single:
             return self._own[0]
         if self._names is None:
@@ -462,7 +481,10 @@ class Optimizer:
             value}], "step": int}``, with PyTorch's state names. The momentum buffer of SGD is absent before its first
             step. ``"step"`` at the top counts the calls of `step`.
         """
-        self._refuse_while_busy()
+        with self._still():
+            return self._state_dict()
+
+    def _state_dict(self) -> dict[str, Any]:
         counters, borns, steps = self._clocks()
         keys = self._keys()
         state = {}
@@ -479,7 +501,10 @@ class Optimizer:
         Parameters are matched by name where they have names, else by place. Everything is checked before anything is
         taken over.
         """
-        self._refuse_while_busy()
+        with self._still():
+            self._load_state_dict(state_dict)
+
+    def _load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
             raise StateError("a state dict has the keys 'state' and 'param_groups'")
         groups, state, keys = state_dict["param_groups"], state_dict["state"], self._keys()
@@ -488,14 +513,15 @@ class Optimizer:
         options = []
         for q, group in enumerate(groups):
             mine = [k for k, r in zip(keys, self._group_of, strict=True) if r == q]
-            if not isinstance(group, Mapping) or list(group.get("params", ())) != mine:
+            listed = group.get("params") if isinstance(group, Mapping) else None
+            if not isinstance(listed, (list, tuple)) or list(listed) != mine:
                 raise StateError(f"group {q} of the state dict must have the parameters {mine!r:.80}")
             given = {k: v for k, v in group.items() if k != "params"}
             options.append(self._check_options({**self.param_groups[q].options(), **given}, f"state dict, group {q}: "))
         if not isinstance(state, Mapping) or set(state) != set(keys):
             raise StateError(f"the state dict must have a state for each of {keys!r:.80}, and for no other")
         counters, borns, arrays = [], [], []
-        whole = checks.integer(0)
+        whole = checks.integer(0, MOST_STEPS)
         for i, key in enumerate(keys):
             name, entry, p = self._labels[i], state[key], self._params[i]
             if not isinstance(entry, Mapping):
@@ -524,12 +550,22 @@ class Optimizer:
             dict.update(mine_, new)
         self._build(counters, borns, steps)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
+        with self._still():
+            new = type(self).__new__(type(self))
+            memo[id(self)] = new
+            new.__setstate__(copy.deepcopy(self._pickled(self._state_dict()), memo))
+            return new
+
     def __getstate__(self) -> dict[str, Any]:
+        return self._pickled(self.state_dict())
+
+    def _pickled(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         return {
             "groups": [{**g.options(), "params": g["params"]} for g in self.param_groups],
             "names": self._names,
             "single": self._single,
-            "state_dict": self.state_dict(),
+            "state_dict": state_dict,
             "defaults": self.defaults,
             "backend": self.backend,
             "n_threads": self.n_threads,
@@ -555,12 +591,12 @@ class Optimizer:
 
 def scalar_table(cls: type[Optimizer], o: Mapping[str, Any], t: Array, dtype: np.dtype[Any], born: int) -> Array:
     """The scalars of the steps `t`, a row each: derived in float64, rounded once. See `SPAN_OFFSET` in the drivers."""
-    own = cls.scalars(t, {**o, "tiny": float(np.finfo(dtype).tiny)}, born)
-    columns = (o["weight_decay"], 1.0 - o["lr"] * o["weight_decay"], *own)
-    wide = np.empty((len(t), len(columns)))
-    for k, column in enumerate(columns):
-        wide[:, k] = column
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(all="ignore"):  # the caller looks at the result
+        own = cls.scalars(t, {**o, "tiny": float(np.finfo(dtype).tiny)}, born)
+        columns = (o["weight_decay"], 1.0 - o["lr"] * o["weight_decay"], *own)
+        wide = np.empty((len(t), len(columns)))
+        for k, column in enumerate(columns):
+            wide[:, k] = column
         return wide.astype(dtype)
 
 
@@ -580,7 +616,7 @@ def choose_backend(backend: str) -> str:
     """ "native" or "numpy", for what the caller and the environment ask for."""
     known = checks.one_of("auto", "native", "numpy")
     if known("backend", backend) == "auto":
-        backend = known("FASTOPT_BACKEND", os.environ.get("FASTOPT_BACKEND", "auto"))
+        backend = known("FASTOPT_BACKEND", os.environ.get("FASTOPT_BACKEND") or "auto")
     if kernels.isa is None:
         if backend == "native":
             raise UnsupportedError("backend='native', but fastopt was installed without compiled kernels (FASTOPT_PURE=1)")

@@ -54,6 +54,11 @@ class NumpyPlan:
     def borns(self) -> list[int]:
         return list(self._borns)
 
+    def hold(self, on: bool) -> None:
+        if on and self.busy:
+            self.host._explain_busy()
+        self.busy = on
+
     def step(self, grads: Any, own: bool) -> None:
         host = self.host
         if self.busy:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -170,13 +169,13 @@ COMPILED = {"torch.compile of opt.step": torch_compiled_step, "torch.compile of 
             "numba loop": numba_step}
 
 
-def first_call(step: Callable[[], None]) -> tuple[float, str]:
-    """Seconds that the first call takes beyond the second; or nan, and why it failed."""
+def first_call(step: Callable[[], None]) -> tuple[float | None, str]:
+    """Seconds that the first call takes beyond the second; or None, and why it failed."""
     start = time.perf_counter()
     try:
         step()
     except Exception as problem:  # a compiler that fails is a result, too
-        return math.nan, f"failed: {type(problem).__name__}: {str(problem).strip().splitlines()[0]:.80}"
+        return None, f"failed: {type(problem).__name__}: {str(problem).strip().splitlines()[0]:.80}"
     first = time.perf_counter() - start
     start = time.perf_counter()
     step()
@@ -216,18 +215,18 @@ class Bench:
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
 
     def row(self, case: str, optimizer: str, elements: str, threads: int, ours: float, beside: str = "",
-            theirs: float | None = None, ratio: Sequence[float] = (), target: float | None = None, unit: str = "",
+            theirs: float | None = None, ratio: Sequence[float] = (), target: float | None = None,
             note: str = "") -> None:
-        """One line: `ratio` has the ratio of each round, above 1 where fastopt is faster. A target with a unit is an
-        upper bound for `ours` in seconds; without, a lower bound for the median of the ratio."""
-        low, middle, high = spread(ratio) if ratio else (math.nan,) * 3
+        """One line. `ratio` has that of each round, above 1 where fastopt is faster, and the target is a lower bound
+        for its median; without ratios the target is an upper bound for `ours`, in seconds."""
+        quartiles = spread(ratio) if ratio else None
         met = None
         if target is not None:
-            met = ours <= target if unit else middle >= target
+            met = ours <= target if quartiles is None else quartiles[1] >= target
         self.rows.append({
             "case": case, "optimizer": optimizer, "elements": elements, "threads": threads, "fastopt_seconds": ours,
-            "beside": beside, "seconds": theirs, "ratio": middle, "quartiles": [low, high], "target": target,
-            "target_unit": unit, "met": met, "note": note,
+            "beside": beside, "seconds": theirs, "ratio": quartiles and quartiles[1], "quartiles": quartiles,
+            "target": target, "met": met, "note": note,
         })
         print("  " + "  ".join(filter(None, line(self.rows[-1])[4:])), file=sys.stderr)
 
@@ -264,8 +263,7 @@ class Bench:
             problem = Problem("Adam", {}, [100])
             calls = {"fastopt": problem.step(), "torch fused": Call(problem.torch(fused=True).step)}
             seconds = interleave(calls, self.rounds)
-            self.row("one small array", "Adam", "100", threads, statistics.median(seconds["fastopt"]), target=2e-6,
-                     unit="us")
+            self.row("one small array", "Adam", "100", threads, statistics.median(seconds["fastopt"]), target=2e-6)
             self.rows_of("one small array", "Adam", "100", threads, seconds, {"torch fused": 50})
 
     def many_arrays(self) -> None:
@@ -316,7 +314,7 @@ class Bench:
             low, middle, high = spread(extra)
             note = (f"quartiles {duration(low)} to {duration(high)}; making the optimizer and its states takes "
                     f"{duration(statistics.median(make))}")
-            self.row("first step minus second", name, elements, self.threads, middle, target=1e-3, unit="ms", note=note)
+            self.row("first step minus second", name, elements, self.threads, middle, target=1e-3, note=note)
             problem = Problem(name, {}, [self.large // count] * count)
             for peer, compile_step in COMPILED.items():
                 warm_up(peer)
@@ -366,16 +364,13 @@ def label(name: str, options: Mapping[str, Any]) -> str:
 
 def line(r: Mapping[str, Any]) -> list[str]:
     """A row as the cells of the table."""
-    known = not math.isnan(r["ratio"])
-    if r["target"] is None:
-        target = ""
-    elif r["target_unit"]:
-        target = f"at most {duration(r['target'])}"
-    else:
-        target = f"at least {r['target']:g}"
-    theirs = "" if r["seconds"] is None or math.isnan(r["seconds"]) else duration(r["seconds"])
-    ratio = f"{r['ratio']:.3g}" if known else ""
-    quartiles = "{:.3g} to {:.3g}".format(*r["quartiles"]) if known else ""
+    ratio, quartiles, target = "", "", ""
+    if r["target"] is not None:
+        target = f"at most {duration(r['target'])}" if r["ratio"] is None else f"at least {r['target']:g}"
+    if r["ratio"] is not None:
+        low, middle, high = r["quartiles"]
+        ratio, quartiles = f"{middle:.3g}", f"{low:.3g} to {high:.3g}"
+    theirs = "" if r["seconds"] is None else duration(r["seconds"])
     verdict = "; ".join(filter(None, [{None: "", True: "met", False: "MISSED"}[r["met"]], r["note"]]))
     return [r["case"], r["optimizer"], r["elements"], str(r["threads"]), duration(r["fastopt_seconds"]), r["beside"],
             theirs, ratio, quartiles, target, verdict]

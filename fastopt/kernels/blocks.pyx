@@ -23,15 +23,6 @@ cdef void block_shrink(Py_ssize_t n, rw p, ro unused, const real *h) noexcept no
         p[i] = p[i] * keep
 
 
-cdef void block_scale(Py_ssize_t n, rw d, ro x, const real *h) noexcept nogil:
-    # The gradient of a linear model: h is the derivative of the loss by the score.
-    cdef real by = h[0]
-    cdef Py_ssize_t i
-    for i in range(n):
-        d[i] = by * x[i]
-
-
 TABLE["block_negate"] = <size_t><void *>block_negate
 TABLE["block_couple"] = <size_t><void *>block_couple
 TABLE["block_shrink"] = <size_t><void *>block_shrink
-TABLE["block_scale"] = <size_t><void *>block_scale

@@ -3,7 +3,7 @@
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, threadid
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
@@ -48,17 +48,19 @@ cdef extern from *:
     #ifdef _OPENMP
     #include <omp.h>
     #define FO_OPENMP _OPENMP
+    #define fo_team_size omp_get_num_threads
     #else
     #define FO_OPENMP 0
+    #define fo_team_size() 1
     #endif
     """
     const int FO_OPENMP
+    int fo_team_size() nogil
 
 ctypedef void (*span_t)(Py_ssize_t n, void *p, const void *g, void *s0, void *s1, void *s2, void *s3,
                         const void *h) noexcept nogil
 ctypedef void (*block_t)(Py_ssize_t n, void *out, const void *by, const void *h) noexcept nogil
-ctypedef double (*dot_t)(Py_ssize_t n, const void *a, const void *b) noexcept nogil
-ctypedef double (*loss_t)(double z, double y, double a) noexcept nogil
+ctypedef double (*learn_t)(Py_ssize_t n, void *g, const void *p, const void *x, double y, double a) noexcept nogil
 
 cdef enum:
     BLOCK = 1024            # elements that the block operations keep in the first-level cache
@@ -273,12 +275,16 @@ cdef void share(const Work *w, Py_ssize_t count, Py_ssize_t total, Py_ssize_t ch
 cdef void run(const Work *w, Py_ssize_t count, Py_ssize_t total, int threads) noexcept nogil:
     cdef Py_ssize_t chunk = forced_chunk if forced_chunk else 4096
     cdef bint split = forced_chunk != 0
-    cdef int k
+    cdef int k = 0
     if threads == 1:
         share(w, count, total, chunk, split, 0, 1)
     else:
-        for k in prange(threads, schedule="static", num_threads=threads):
-            share(w, count, total, chunk, split, k, threads)
+        # Not prange, which waits at a barrier before it begins. OpenMP may give fewer threads than asked for.
+        with parallel(num_threads=threads):
+            k = threadid()
+            while k < threads:
+                share(w, count, total, chunk, split, k, threads)
+                k = k + fo_team_size()
 
 
 cdef int team(Py_ssize_t total, int wanted) noexcept:
@@ -656,9 +662,7 @@ ctypedef fused real:
 
 cdef struct Samples:
     span_t span
-    block_t scale_by
-    dot_t dot
-    loss_t loss
+    learn_t learn               # score and gradient
     double parameter            # of the loss
     char *records               # n_features records: the weight, then its states
     char *bias                  # the intercept's record, or NULL
@@ -689,39 +693,29 @@ cdef inline void put(real *at, real x) noexcept nogil:
         fo_putd(at, x)
 
 
-cdef inline void gather_strided(real *block, const real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride,
-                                real scale) noexcept nogil:
+cdef inline void gather(real *p, real *s, Py_ssize_t room, const real *records, const int32_t *ids, Py_ssize_t n,
+                        Py_ssize_t stride, int n_states, real scale) noexcept nogil:
+    # Records into blocks: the weight, scaled, and its states. Called with constants where that saves multiplications.
     cdef Py_ssize_t j
+    cdef int q
+    cdef const real *at
     for j in range(n):
-        block[j] = scale * get(records + ids[j] * stride)
+        at = records + ids[j] * stride
+        p[j] = scale * get(at)
+        for q in range(n_states):
+            s[q * room + j] = get(at + 1 + q)
 
 
-cdef inline void gather(real *block, const real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride,
-                        real scale) noexcept nogil:
-    # The common strides as constants, which turn a multiplication into an addressing mode.
-    if stride == 1:
-        gather_strided(block, records, ids, n, 1, scale)
-    elif stride == 2:
-        gather_strided(block, records, ids, n, 2, scale)
-    else:
-        gather_strided(block, records, ids, n, stride, scale)
-
-
-cdef inline void scatter_strided(const real *block, real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride,
-                                 real scale) noexcept nogil:
+cdef inline void scatter(const real *p, const real *s, Py_ssize_t room, real *records, const int32_t *ids, Py_ssize_t n,
+                         Py_ssize_t stride, int n_states, real scale) noexcept nogil:
     cdef Py_ssize_t j
+    cdef int q
+    cdef real *at
     for j in range(n):
-        put(records + ids[j] * stride, scale * block[j])
-
-
-cdef inline void scatter(const real *block, real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride,
-                         real scale) noexcept nogil:
-    if stride == 1:
-        scatter_strided(block, records, ids, n, 1, scale)
-    elif stride == 2:
-        scatter_strided(block, records, ids, n, 2, scale)
-    else:
-        scatter_strided(block, records, ids, n, stride, scale)
+        at = records + ids[j] * stride
+        put(at, scale * p[j])
+        for q in range(n_states):
+            put(at + 1 + q, s[q * room + j])
 
 
 cdef inline void fetch_records(const real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride) noexcept nogil:
@@ -752,8 +746,8 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
     cdef const int32_t *ids
     cdef Py_ssize_t i, r, n, total, padded, j, at, ahead
     cdef int q
-    cdef double scale = m.scale, shrink = m.shrink, z
-    cdef real by, up, down
+    cdef double scale = m.scale, shrink = m.shrink
+    cdef real up, down
     cdef Py_ssize_t step
     # The thread's share is steps k, k + threads, k + 2 threads, ... of the whole, as far as rates and scale go.
     for q in range(k):
@@ -780,9 +774,14 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
                 FO_PREFETCH_READ(data + j)
         up = <real>scale
         down = <real>(1.0 / scale)
-        gather(p, records, ids, n, m.stride, up)
-        for q in range(m.n_states):
-            gather(s + q * room, records + 1 + q, ids, n, m.stride, <real>1)
+        if m.n_states == 0:
+            gather(p, s, room, records, ids, n, 1, 0, up)
+        elif m.n_states == 1:
+            gather(p, s, room, records, ids, n, 2, 1, up)
+        elif m.n_states == 2:
+            gather(p, s, room, records, ids, n, 4, 2, up)
+        else:
+            gather(p, s, room, records, ids, n, m.stride, m.n_states, up)
         memcpy(x, data + at, n * sizeof(real))
         total = n
         if bias != NULL:
@@ -798,14 +797,17 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
         if m.prefetch and i + 2 < end:      # and while the blocks settle in the cache
             at = m.order[i + 2] if m.order != NULL else i + 2
             fetch_records(records, m.indices + m.indptr[at], m.indptr[at + 1] - m.indptr[at], m.stride)
-        z = m.dot(padded, p, x)
-        by = <real>m.loss(z, y[r], m.parameter)
-        m.scale_by(padded, g, x, &by)
+        m.learn(padded, g, p, x, y[r], m.parameter)
         step = i - begin
         m.span(padded, p, g, s, s + room, s + 2 * room, s + 3 * room, m.h + (step * threads + k) * m.h_stride)
-        scatter(p, records, ids, n, m.stride, down)
-        for q in range(m.n_states):
-            scatter(s + q * room, records + 1 + q, ids, n, m.stride, <real>1)
+        if m.n_states == 0:
+            scatter(p, s, room, records, ids, n, 1, 0, down)
+        elif m.n_states == 1:
+            scatter(p, s, room, records, ids, n, 2, 1, down)
+        elif m.n_states == 2:
+            scatter(p, s, room, records, ids, n, 4, 2, down)
+        else:
+            scatter(p, s, room, records, ids, n, m.stride, m.n_states, down)
         if bias != NULL:
             put(bias, p[n])
             for q in range(m.n_states):
@@ -846,7 +848,7 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     shared without locks (Hogwild), and the steps' scalars are those of the sample's place, dealt round the threads.
     """
     cdef Samples m
-    cdef int k, itemsize = data.itemsize
+    cdef int k = 0, itemsize = data.itemsize
     cdef size_t at
     cdef Py_ssize_t room = (longest + 1 + 2 * LANES - 1) // LANES * LANES
     cdef Py_ssize_t own = (room * 7 * itemsize + 255) // 128 * 128     # scratch of a thread, apart from its neighbour's
@@ -858,12 +860,8 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
         threads = 1
     at = addresses[span]
     m.span = <span_t><void *>at
-    at = addresses["block_scale"]
-    m.scale_by = <block_t><void *>at
-    at = addresses["dot"]
-    m.dot = <dot_t><void *>at
-    at = addresses[loss]
-    m.loss = <loss_t><void *>at
+    at = addresses["learn_" + loss]
+    m.learn = <learn_t><void *>at
     m.parameter, m.stride, m.n_states = parameter, stride, n_states
     m.records, m.bias = <char *>buffer(records, 1), <char *>buffer(bias, 1)
     m.indptr, m.indices, m.data = <const int64_t *>buffer(indptr), <const int32_t *>buffer(indices), <const char *>buffer(data)
@@ -883,8 +881,11 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
         if threads == 1:
             train_share(&m, <char *>at, room, n, itemsize, 0, 1, ends)
         else:
-            for k in prange(threads, schedule="static", num_threads=threads):
-                train_share(&m, <char *>at + k * own, room, n, itemsize, k, threads, ends + k)
+            with parallel(num_threads=threads):
+                k = threadid()
+                while k < threads:
+                    train_share(&m, <char *>at + k * own, room, n, itemsize, k, threads, ends + k)
+                    k = k + fo_team_size()
     if threads == 1:
         scale = ends[0]
     else:

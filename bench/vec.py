@@ -85,8 +85,9 @@ def report(cc: list[str], constants: dict[str, object], name: str) -> Lines:
     ours = ["-fPIC", "-Icsrc", f"-I{sysconfig.get_path('include')}", "-DPy_LIMITED_API=0x030B0000", *flags]
     theirs = shlex.split(f"{sysconfig.get_config_var('CFLAGS') or ''} {os.environ.get('CFLAGS', '')}")
     source = f"fastopt/kernels/builds/{name}.c"
-    done = subprocess.run([*cc, *theirs, *ours, "-fopt-info-vec-all", "-c", source, "-o", f"{name}.o"],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [*cc, *theirs, *ours, "-fopt-info-vec-all", "-c", source, "-o", f"{name}.o"], capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(f"{name} does not compile:\n{done.stderr[-3000:]}")
     said: Lines = defaultdict(list)

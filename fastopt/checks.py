@@ -105,7 +105,8 @@ def plain_array(name: str, a: Any) -> Array:
     if type(a) is np.ndarray:
         return a
     if isinstance(a, np.memmap):
-        return a.view(np.ndarray)
+        base: Array = a.view(np.ndarray)
+        return base
     if isinstance(a, np.ma.MaskedArray):
         raise DTypeError(f"{name} is a masked array, whose mask would be lost; pass {name}.filled(0) or {name}.data")
     if isinstance(a, np.ndarray):
@@ -117,9 +118,13 @@ def float_array(name: str, a: Any, dtype: np.dtype[Any] | None = None) -> Array:
     """`a`, if it is a plain array of native float32 or float64 (of `dtype`, where given)."""
     a = plain_array(name, a)
     if not a.dtype.isnative:
-        raise DTypeError(f"{name} has foreign byte order ({a.dtype.str}); pass {name}.astype({name}.dtype.newbyteorder('='))")
+        raise DTypeError(
+            f"{name} has foreign byte order ({a.dtype.str}); pass {name}.astype({name}.dtype.newbyteorder('='))"
+        )
     if dtype is not None and a.dtype != dtype:
-        raise DTypeError(f"{name} has dtype {a.dtype}, expected {dtype} like the parameter; pass it as .astype(numpy.{dtype})")
+        raise DTypeError(
+            f"{name} has dtype {a.dtype}, expected {dtype} like the parameter; pass it as .astype(numpy.{dtype})"
+        )
     if a.dtype not in (np.float32, np.float64):
         raise DTypeError(f"{name} has dtype {a.dtype}, expected float32 or float64; pass it as .astype(numpy.float32)")
     return a
@@ -154,7 +159,7 @@ def gradient(name: str, g: Any, p: Array) -> Array:
         raise ShapeError(f"{name} has shape {g.shape}, but the parameter has {p.shape}")
     same = all(a == b or n < 2 for a, b, n in zip(g.strides, p.strides, p.shape, strict=True))
     if not (g.flags.aligned and (same or g.size == 0)):
-        g = g.copy(order="C" if p.flags.c_contiguous else "F")
+        g = np.array(g, order="C" if p.flags.c_contiguous else "F")
     return g
 
 

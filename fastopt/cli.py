@@ -55,8 +55,13 @@ class Result:
 
     def row(self) -> list[str]:
         rate = self.nonzeros / self.seconds / 1e6 if self.seconds and self.nonzeros else float("nan")
-        return [self.name, f"{self.losses[-1]:.4f}", f"{self.score:.4f}", f"{self.seconds:.2f}",
-                "" if rate != rate else f"{rate:.0f}"]
+        return [
+            self.name,
+            f"{self.losses[-1]:.4f}",
+            f"{self.score:.4f}",
+            f"{self.seconds:.2f}",
+            "" if rate != rate else f"{rate:.0f}",
+        ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,20 +82,33 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastopt {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    train = commands.add_parser("train", help="train a linear model on a CSV or svmlight file",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    train = commands.add_parser(
+        "train",
+        help="train a linear model on a CSV or svmlight file",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     train.set_defaults(run=_train)
     train.add_argument("path", help=".csv (hashed categories), or svmlight (any other ending)")
     train.add_argument("--label", metavar="COLUMN", help="CSV: the column to predict")
-    train.add_argument("--above", type=float, metavar="X",
-                       help="CSV: predict whether the label is above X; rows whose label is not a number are left out")
+    train.add_argument(
+        "--above",
+        type=float,
+        metavar="X",
+        help="CSV: predict whether the label is above X; rows whose label is not a number are left out",
+    )
     train.add_argument("--columns", metavar="A,B,...", help="CSV: columns to hash (default: all but the label)")
     train.add_argument("--cross", action="append", default=[], metavar="A*B", help="CSV: a cross of columns; repeat")
     train.add_argument("--bits", type=int, default=20, help="CSV: 2**bits feature slots")
     train.add_argument("--hold-out", type=float, default=0.2, metavar="PART", help="part of the rows that is held out")
     train.add_argument("--optimizer", default="adagrad", metavar="NAME[,NAME...]", help="one or several, or 'all'")
-    train.add_argument("--lr", type=float, nargs="+", default=[0.1], metavar="RATE",
-                       help="learning rate; several: one for each pass, the last for the rest")
+    train.add_argument(
+        "--lr",
+        type=float,
+        nargs="+",
+        default=[0.1],
+        metavar="RATE",
+        help="learning rate; several: one for each pass, the last for the rest",
+    )
     train.add_argument("--epochs", type=int, default=3)
     train.add_argument("--l2", type=float, default=0.0)
     train.add_argument("--loss", default="log_loss", choices=["log_loss", "hinge", "squared_error", "huber"])
@@ -108,15 +126,16 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--plot", metavar="FILE.png", help="draw the held-out loss after each pass")
 
     about = commands.add_parser("config", help="what this installation is and uses")
-    about.set_defaults(run=lambda args: config.show_config() and 0 or 0)
+    about.set_defaults(run=lambda args: (config.show_config() and 0) or 0)
     return parser
 
 
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def _fit(name: str, model: Any, rates: Sequence[float], epochs: int, data: Split, seed: int,
-         tick: Callable[[], None]) -> Result:
+def _fit(
+    name: str, model: Any, rates: Sequence[float], epochs: int, data: Split, seed: int, tick: Callable[[], None]
+) -> Result:
     """Train `model` pass by pass, and score it on the held-out rows after each; only training is timed."""
     result = Result(name, model, nonzeros=data.X.nnz * epochs)
     regression = not hasattr(model, "decision_function")
@@ -159,8 +178,10 @@ def _progress(total: int, unit: str = "pass") -> Any:
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(header))]
-    return "\n".join("  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in
-                               enumerate(zip(line, widths, strict=True))) for line in lines)
+    return "\n".join(
+        "  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )
 
 
 def _draw(results: Sequence[Result], path: str, title: str) -> None:
@@ -176,8 +197,15 @@ def _draw(results: Sequence[Result], path: str, title: str) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for k, r in enumerate(results):
-        axes.plot(range(1, len(r.losses) + 1), r.losses, marker="osv^D<>pPX"[k % 10], ls=["-", "--", ":", "-."][k % 4],
-                  label=r.name, ms=5, lw=1.4)
+        axes.plot(
+            range(1, len(r.losses) + 1),
+            r.losses,
+            marker="osv^D<>pPX"[k % 10],
+            ls=["-", "--", ":", "-."][k % 4],
+            label=r.name,
+            ms=5,
+            lw=1.4,
+        )
     axes.set(xlabel="pass over the training rows", ylabel="held-out loss", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
@@ -200,8 +228,10 @@ def _train(args: argparse.Namespace) -> int:
     if held.all() or not held.any():
         raise ShapeError(f"{X.shape[0]} rows are too few to hold out {args.hold_out:g} of them")
     data = Split(X[~held], y[~held], X[held], y[held])
-    print(f"{args.path}: {X.shape[0]:,} rows, {X.nnz:,} non-zeros, {X.shape[1]:,} features, read in {read:.2f} s; "
-          f"{int(held.sum()):,} rows held out")
+    print(
+        f"{args.path}: {X.shape[0]:,} rows, {X.nnz:,} non-zeros, {X.shape[1]:,} features, read in {read:.2f} s; "
+        f"{int(held.sum()):,} rows held out"
+    )
     cls: Any = LinearClassifier if classify else LinearRegressor
     results = []
     with _progress(len(names) * args.epochs) as bar:
@@ -228,8 +258,7 @@ def _read(args: argparse.Namespace, classify: bool) -> tuple[Any, Any, Any]:
     if not args.path.split(".gz")[0].endswith(".csv"):
         if args.label or args.columns or args.cross or args.above is not None:
             raise HyperParameterError("--label, --above, --columns and --cross are for .csv files")
-        X, y = read_svmlight(args.path)
-        return X, y, None
+        return *read_svmlight(args.path), None
     if not args.label:
         raise HyperParameterError("a .csv file needs --label COLUMN")
     crosses = [tuple(c.split("*")) for c in args.cross]
@@ -252,7 +281,9 @@ def _read(args: argparse.Namespace, classify: bool) -> tuple[Any, Any, Any]:
     else:
         y = label.astype(str)
     if classify and len(np.unique(y)) != 2:
-        raise ShapeError(f"--label {args.label} has {len(np.unique(y))} distinct values, a classifier needs 2; try --above")
+        raise ShapeError(
+            f"--label {args.label} has {len(np.unique(y))} distinct values, a classifier needs 2; try --above"
+        )
     hasher = ColumnHasher(2 ** checks.integer(1, 30)("--bits", args.bits), columns, crosses)
     return hasher.transform(table), np.asarray(y), hasher
 
@@ -289,10 +320,12 @@ def _demo(args: argparse.Namespace) -> int:
         X, y, day = X[::10], y[::10], day[::10]
     held = day % 5 == 0
     data = Split(X[~held], y[~held], X[held], y[held])
-    print(f"Will a flight from New York arrive more than 15 minutes late? {X.shape[0]:,} flights of 2013, {y.mean():.1%} late;\n"
-          f"{len(flights.COLUMNS)} fields and {len(flights.CROSSES)} crosses of what is known beforehand, hashed into 2^20 "
-          f"slots: {X.nnz:,} non-zeros.\nRead in {read:.2f} s, hashed in {hashed:.2f} s. Held out: the {held.sum():,} flights "
-          f"of days divisible by 5.\n")
+    print(
+        f"Will a flight from New York arrive more than 15 minutes late? {X.shape[0]:,} flights of 2013, {y.mean():.1%} late;\n"
+        f"{len(flights.COLUMNS)} fields and {len(flights.CROSSES)} crosses of what is known beforehand, hashed into 2^20 "
+        f"slots: {X.nnz:,} non-zeros.\nRead in {read:.2f} s, hashed in {hashed:.2f} s. Held out: the {held.sum():,} flights "
+        f"of days divisible by 5.\n"
+    )
     rates = dict(DEMO_RATES)
     if args.tune:
         rates = _tune(X[~held], y[~held], day[~held])
@@ -300,15 +333,26 @@ def _demo(args: argparse.Namespace) -> int:
     with _progress(len(rates) * len(DEMO_PASSES)) as bar:
         for name, lr in rates.items():
             bar.set_description(name)
-            results.append(_fit(name, LinearClassifier(optimizer=name), [lr * part for part in DEMO_PASSES],
-                                len(DEMO_PASSES), data, 0, bar.update))
+            results.append(
+                _fit(
+                    name,
+                    LinearClassifier(optimizer=name),
+                    [lr * part for part in DEMO_PASSES],
+                    len(DEMO_PASSES),
+                    data,
+                    0,
+                    bar.update,
+                )
+            )
     peers = [] if args.quick else _scikit_learn(data)
     header = ["", "held-out log loss", "AUC", "seconds", "million non-zeros/s"]
     print(_table(header, [r.row() for r in [*results, *peers]]))
     factors = ", ".join(f"{part:g}" for part in DEMO_PASSES)
-    print(f"\nfastopt: {len(DEMO_PASSES)} passes, one thread, pass k at {factors} times the rate "
-          f"({json.dumps(rates)[1:-1]}),\nchosen on training days by `fastopt demo --tune`. scikit-learn: SGDClassifier, 3 "
-          "passes; tuned: averaged, constant rate 0.1.")
+    print(
+        f"\nfastopt: {len(DEMO_PASSES)} passes, one thread, pass k at {factors} times the rate "
+        f"({json.dumps(rates)[1:-1]}),\nchosen on training days by `fastopt demo --tune`. scikit-learn: SGDClassifier, 3 "
+        "passes; tuned: averaged, constant rate 0.1."
+    )
     if peers:
         better = [r.name for r in results if round(r.score, 4) >= round(peers[0].score, 4)]
         print(f"At or above the tuned scikit-learn's AUC: {', '.join(better) or 'none'}.")
@@ -322,8 +366,16 @@ def _scikit_learn(data: Split) -> list[Result]:
     """scikit-learn on the same rows: tuned as in the survey of this data set, and at its defaults."""
     from sklearn.linear_model import SGDClassifier
 
-    tuned = SGDClassifier(loss="log_loss", alpha=1e-7, learning_rate="constant", eta0=0.1, average=True, max_iter=3,
-                          tol=None, random_state=0)
+    tuned = SGDClassifier(
+        loss="log_loss",
+        alpha=1e-7,
+        learning_rate="constant",
+        eta0=0.1,
+        average=True,
+        max_iter=3,
+        tol=None,
+        random_state=0,
+    )
     plain = SGDClassifier(loss="log_loss", max_iter=3, tol=None, random_state=0)
     results = []
     for name, model in (("scikit-learn, tuned", tuned), ("scikit-learn, defaults", plain)):

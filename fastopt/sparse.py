@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from . import checks
@@ -56,7 +54,9 @@ class SparseGrad:
         if p.ndim == 0:
             raise ShapeError(f"{name} is a SparseGrad, but the parameter has no rows (shape ())")
         if not p.flags.c_contiguous:
-            raise ShapeError(f"{name} is a SparseGrad, but the parameter is Fortran-ordered: its rows are not contiguous")
+            raise ShapeError(
+                f"{name} is a SparseGrad, but the parameter is Fortran-ordered: its rows are not contiguous"
+            )
         ids = checks.plain_array(f"{name}.indices", self.indices)
         if ids.dtype.kind not in "iu":
             raise DTypeError(f"{name}.indices has dtype {ids.dtype}, expected integers such as int64")

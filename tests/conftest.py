@@ -11,7 +11,9 @@ from fastopt import kernels
 
 sys.path.insert(0, os.path.dirname(__file__))
 
-needs_native = pytest.mark.skipif(kernels.isa is None, reason="installed with FASTOPT_PURE=1: there are no compiled kernels")
+needs_native = pytest.mark.skipif(
+    kernels.isa is None, reason="installed with FASTOPT_PURE=1: there are no compiled kernels"
+)
 
 
 @pytest.fixture

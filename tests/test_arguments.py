@@ -223,8 +223,9 @@ BAD_LAYOUTS: dict[str, tuple[Callable[[np.ndarray], Any], Any, tuple[str, ...]]]
 
 
 def bad_parameter(kind: str, dtype: type = np.float32) -> tuple[Any, Any, tuple[str, ...]]:
-    make_it, error, words = BAD_LAYOUTS[kind] if kind in BAD_LAYOUTS else (NOT_FLOATS[kind][0], DTypeError,
-                                                                           NOT_FLOATS[kind][1])
+    make_it, error, words = (
+        BAD_LAYOUTS[kind] if kind in BAD_LAYOUTS else (NOT_FLOATS[kind][0], DTypeError, NOT_FLOATS[kind][1])
+    )
     return make_it(np.arange(4, dtype=dtype)), error, words
 
 
@@ -242,8 +243,9 @@ def test_bad_parameter(kind, backend):
     for at in range(3):
         params = [*good[:at], bad, *good[at:]]
         with refused(error, "'w'", *words, watch=good):
-            fastopt.Adam(dict(zip(["w" if i == at else f"x{i}" for i in range(3)], params, strict=True)),
-                         backend=backend)
+            fastopt.Adam(
+                dict(zip(["w" if i == at else f"x{i}" for i in range(3)], params, strict=True)), backend=backend
+            )
         with refused(error, str(at), *words, watch=good):
             fastopt.Adam(params, backend=backend)
     with refused(error, "1", *words, watch=good):
@@ -264,8 +266,18 @@ def test_bad_parameter_in_add_param_group(kind, backend):
 @pytest.mark.parametrize("bad", ["list", "int", "str", "None", "generator", "set", "frozenset", "zip", "Bomb", "class"])
 def test_bad_params(bad):
     a = plain(np.zeros(4))
-    given = {"list": [1.0, 2.0], "int": 3, "str": "w", "None": None, "generator": (a for _ in range(1)), "set": {1, 2},
-             "frozenset": frozenset([1]), "zip": zip([a], [a], strict=True), "Bomb": Bomb(), "class": fastopt.Adam}[bad]
+    given = {
+        "list": [1.0, 2.0],
+        "int": 3,
+        "str": "w",
+        "None": None,
+        "generator": (a for _ in range(1)),
+        "set": {1, 2},
+        "frozenset": frozenset([1]),
+        "zip": zip([a], [a], strict=True),
+        "Bomb": Bomb(),
+        "class": fastopt.Adam,
+    }[bad]
     with refused(DTypeError, "param", *(["list"] if "set" in bad else [])):
         fastopt.Adam(given)
 
@@ -278,15 +290,23 @@ def test_no_parameters(empty):
 
 def test_bad_structure_of_parameters():
     a, b = plain(np.zeros(4)), plain(np.zeros(3))
-    for bad, error in [([{"lr": 0.1}], DTypeError), ([{"params": [a]}, a], DTypeError),
-                       ([a, {"params": b}], DTypeError),
-                       ({"params": [a], "lr": 0.1}, DTypeError), ({1: a}, DTypeError), ({("w",): a}, DTypeError),
-                       ({"w": {"v": a}}, DTypeError), ([[a], [b]], DTypeError), ([{"params": 3}], DTypeError),
-                       ([{"params": "w"}], DTypeError), ([{"params": None}], DTypeError),
-                       ([{"params": {a.size}}], DTypeError),
-                       ([{"params": {"w": a}}, {"params": {"w": b}}], StateError),
-                       ([{"params": {"w": a}}, {"params": [b]}], UnsupportedError),
-                       ([{"params": [a]}, {"params": {"w": b}}], UnsupportedError)]:
+    for bad, error in [
+        ([{"lr": 0.1}], DTypeError),
+        ([{"params": [a]}, a], DTypeError),
+        ([a, {"params": b}], DTypeError),
+        ({"params": [a], "lr": 0.1}, DTypeError),
+        ({1: a}, DTypeError),
+        ({("w",): a}, DTypeError),
+        ({"w": {"v": a}}, DTypeError),
+        ([[a], [b]], DTypeError),
+        ([{"params": 3}], DTypeError),
+        ([{"params": "w"}], DTypeError),
+        ([{"params": None}], DTypeError),
+        ([{"params": {a.size}}], DTypeError),
+        ([{"params": {"w": a}}, {"params": {"w": b}}], StateError),
+        ([{"params": {"w": a}}, {"params": [b]}], UnsupportedError),
+        ([{"params": [a]}, {"params": {"w": b}}], UnsupportedError),
+    ]:
         with refused(error, watch=[a, b]):
             fastopt.Adam(bad)
 
@@ -455,11 +475,20 @@ def test_one_gradient_for_two_parameters(backend):
 
 def grad_layouts(g: np.ndarray, folder: Any) -> dict[str, np.ndarray]:
     """The same gradient in every layout."""
-    found = {"C": np.ascontiguousarray(g).reshape(g.shape), "F": np.array(g, order="F"), "read-only": read_only(g),
-             "misaligned": misaligned(g), "misaligned by 2": misaligned(g, 2)}
+    found = {
+        "C": np.ascontiguousarray(g).reshape(g.shape),
+        "F": np.array(g, order="F"),
+        "read-only": read_only(g),
+        "misaligned": misaligned(g),
+        "misaligned by 2": misaligned(g, 2),
+    }
     if g.ndim:
-        found |= {"strided": spread(g), "strided by 3": spread(g, 3), "negative": spread(g, -1),
-                  "all negative": spread(g, -2)}
+        found |= {
+            "strided": spread(g),
+            "strided by 3": spread(g, 3),
+            "negative": spread(g, -1),
+            "all negative": spread(g, -2),
+        }
         found["turned"] = np.ascontiguousarray(g.T).T
         found["part"] = np.pad(g, [(0, 0)] * (g.ndim - 1) + [(2, 3)])[..., 2:-3]
     if g.ndim >= 2:
@@ -473,8 +502,22 @@ def grad_layouts(g: np.ndarray, folder: Any) -> dict[str, np.ndarray]:
     return found
 
 
-SHAPES = [(), (0,), (0, 5), (5, 0), (1,), (7,), (300,), (1, 9), (9, 1), (3, 5), (40, 33), (2, 3, 4), (2, 0, 3),
-          (1,) * 30 + (2, 3)]
+SHAPES = [
+    (),
+    (0,),
+    (0, 5),
+    (5, 0),
+    (1,),
+    (7,),
+    (300,),
+    (1, 9),
+    (9, 1),
+    (3, 5),
+    (40, 33),
+    (2, 3, 4),
+    (2, 0, 3),
+    (1,) * 30 + (2, 3),
+]
 
 
 @each_backend
@@ -518,10 +561,12 @@ def test_64_dimensions(backend):
 
 @each_backend
 def test_broadcast_gradients(backend):
-    for p, g in [(np.zeros((3, 4), np.float32), np.broadcast_to(np.arange(4, dtype=np.float32), (3, 4))),
-                 (np.zeros((3, 4), np.float32), np.broadcast_to(np.arange(3, dtype=np.float32)[:, None], (3, 4))),
-                 (np.zeros((3, 4), np.float32, order="F"), np.broadcast_to(np.arange(4, dtype=np.float32), (3, 4))),
-                 (np.zeros(9), np.broadcast_to(np.float64(2.5), 9))]:
+    for p, g in [
+        (np.zeros((3, 4), np.float32), np.broadcast_to(np.arange(4, dtype=np.float32), (3, 4))),
+        (np.zeros((3, 4), np.float32), np.broadcast_to(np.arange(3, dtype=np.float32)[:, None], (3, 4))),
+        (np.zeros((3, 4), np.float32, order="F"), np.broadcast_to(np.arange(4, dtype=np.float32), (3, 4))),
+        (np.zeros(9), np.broadcast_to(np.float64(2.5), 9)),
+    ]:
         fastopt.SGD(p, lr=1.0, backend=backend).step(g)
         assert_bits(p, 0 - g)
 
@@ -535,8 +580,15 @@ def test_parameters_are_updated_in_place_wherever_they_lie(backend, tmp_path):
     column = np.zeros((9, 1), np.float32)[:, 0]
     part = np.zeros((4, 16), np.float32)
     tall = np.zeros((8, 3), np.float32)[2:5]
-    params = [over_bytes, on_file, part[1], tall, column, np.zeros((1, 6), np.float32)[::-1],
-              np.zeros((5, 6), np.float32).T]
+    params = [
+        over_bytes,
+        on_file,
+        part[1],
+        tall,
+        column,
+        np.zeros((1, 6), np.float32)[::-1],
+        np.zeros((5, 6), np.float32).T,
+    ]
     fastopt.SGD(params, lr=1.0, backend=backend).step([np.full(p.shape, -2, np.float32) for p in params])
     for p in params:
         assert (p == 2).all()
@@ -561,9 +613,13 @@ def test_parameters_are_updated_in_place_wherever_they_lie(backend, tmp_path):
 @each_optimizer
 def test_none_and_empty_gradients(cls, backend):
     """None skips and counts nothing; a zero, a gradient without elements and one without rows count."""
-    params = {"a": np.ones(3, np.float32), "b": np.ones(3), "e": np.ones((4, 0), np.float32),
-              "t": np.ones((5, 2), np.float32),
-              "z": np.array(1.0)}
+    params = {
+        "a": np.ones(3, np.float32),
+        "b": np.ones(3),
+        "e": np.ones((4, 0), np.float32),
+        "t": np.ones((5, 2), np.float32),
+        "z": np.array(1.0),
+    }
     opt = cls(params, weight_decay=0.1, backend=backend)
     before = {k: v.copy() for k, v in params.items()}
     none = SparseGrad(np.zeros(0, np.int64), np.zeros((0, 2), np.float32))
@@ -584,14 +640,22 @@ def test_none_and_empty_gradients(cls, backend):
 def test_structure_of_gradients(backend):
     opt, grads = make(backend=backend, n=3)
     g = grads["a"]
-    for bad, error, words in [({"a": g, "b": g}, ShapeError, ("'c'", "None")), ({}, ShapeError, ("'a'",)),
-                              ({**grads, "d": g}, ShapeError, ("'d'",)),
-                              ({"a": g, "b": g, "C": g}, ShapeError, ("'C'",)),
-                              ({**grads, 0: g}, ShapeError, ("0",)), ({**grads, None: g}, ShapeError, ("None",)),
-                              ([g, g, g], DTypeError, ("dict", "list")), ((g, g, g), DTypeError, ("dict", "tuple")),
-                              (g, DTypeError, ("dict", "ndarray")), (None, DTypeError, ("dict", "None")),
-                              ("abc", DTypeError, ("dict", "str")), (grads.items(), DTypeError, ("dict",)),
-                              (set(grads), DTypeError, ("dict", "set")), (Bomb(), DTypeError, ("dict", "Bomb"))]:
+    for bad, error, words in [
+        ({"a": g, "b": g}, ShapeError, ("'c'", "None")),
+        ({}, ShapeError, ("'a'",)),
+        ({**grads, "d": g}, ShapeError, ("'d'",)),
+        ({"a": g, "b": g, "C": g}, ShapeError, ("'C'",)),
+        ({**grads, 0: g}, ShapeError, ("0",)),
+        ({**grads, None: g}, ShapeError, ("None",)),
+        ([g, g, g], DTypeError, ("dict", "list")),
+        ((g, g, g), DTypeError, ("dict", "tuple")),
+        (g, DTypeError, ("dict", "ndarray")),
+        (None, DTypeError, ("dict", "None")),
+        ("abc", DTypeError, ("dict", "str")),
+        (grads.items(), DTypeError, ("dict",)),
+        (set(grads), DTypeError, ("dict", "set")),
+        (Bomb(), DTypeError, ("dict", "Bomb")),
+    ]:
         with refused(error, *words, opt=opt):
             opt.step(bad)
     with refused(ShapeError, "'embedding'", opt=(e := fastopt.SGD({"embedding": g.copy()}, backend=backend))):
@@ -599,16 +663,21 @@ def test_structure_of_gradients(backend):
     with pytest.raises(ShapeError, match="Did you mean 'embedding'"):
         e.step({"embeding": g})
     opt = fastopt.Adam([g.copy(), g.copy()], backend=backend)
-    for bad, error, words in [([g], ShapeError, ("1", "2", "None")), ([g, g, g], ShapeError, ("3", "2")),
-                              ([], ShapeError, ()),
-                              ((), ShapeError, ()), ({"a": g, "b": g}, DTypeError, ("list", "dict")),
-                              (g, DTypeError, ("list",)),
-                              (None, DTypeError, ("list", "None")),
-                              ((x for x in [g, g]), DTypeError, ("list", "generator")),
-                              ({0: g, 1: g}, DTypeError, ("list",)),
-                              (SparseGrad(g, g), DTypeError, ("list", "SparseGrad")),
-                              (3, DTypeError, ("list", "int")), ("ab", DTypeError, ("list", "str")),
-                              (Bomb(), DTypeError, ())]:
+    for bad, error, words in [
+        ([g], ShapeError, ("1", "2", "None")),
+        ([g, g, g], ShapeError, ("3", "2")),
+        ([], ShapeError, ()),
+        ((), ShapeError, ()),
+        ({"a": g, "b": g}, DTypeError, ("list", "dict")),
+        (g, DTypeError, ("list",)),
+        (None, DTypeError, ("list", "None")),
+        ((x for x in [g, g]), DTypeError, ("list", "generator")),
+        ({0: g, 1: g}, DTypeError, ("list",)),
+        (SparseGrad(g, g), DTypeError, ("list", "SparseGrad")),
+        (3, DTypeError, ("list", "int")),
+        ("ab", DTypeError, ("list", "str")),
+        (Bomb(), DTypeError, ()),
+    ]:
         with refused(error, *words, opt=opt):
             opt.step(bad)
     opt = fastopt.Adam(g.copy(), backend=backend)
@@ -729,18 +798,65 @@ def test_parameter_changed_and_changed_back(backend):
 
 # -------------------------------------------------------------------------------------------------- hyper-parameters
 
-NEVER: list[Any] = [math.nan, "0.1", None, True, False, np.bool_(True), 1j, np.complex64(1), Decimal("0.1"), [0.1],
-                    (0.1,),
-                    np.array([0.1]), np.array("0.1"), np.array(0.1 + 0j), np.array(True), np.array(None), Bomb(), b"1",
-                    10**400, Fraction(10**400), np.datetime64(1, "s"), float]
+NEVER: list[Any] = [
+    math.nan,
+    "0.1",
+    None,
+    True,
+    False,
+    np.bool_(True),
+    1j,
+    np.complex64(1),
+    Decimal("0.1"),
+    [0.1],
+    (0.1,),
+    np.array([0.1]),
+    np.array("0.1"),
+    np.array(0.1 + 0j),
+    np.array(True),
+    np.array(None),
+    Bomb(),
+    b"1",
+    10**400,
+    Fraction(10**400),
+    np.datetime64(1, "s"),
+    float,
+]
 BAD: dict[str, list[Any]] = {
-    "number": [*NEVER, math.inf, -math.inf, -1, -1e-300, np.float32(-1), np.array(-0.5), np.longdouble("inf"),
-               Fraction(-1, 9)],
+    "number": [
+        *NEVER,
+        math.inf,
+        -math.inf,
+        -1,
+        -1e-300,
+        np.float32(-1),
+        np.array(-0.5),
+        np.longdouble("inf"),
+        Fraction(-1, 9),
+    ],
     "fraction": [*NEVER, math.inf, -math.inf, -1e-300, 1.0, 1, 1.5, np.float32(1)],
-    "pair": [None, 0.9, True, "ab", (), (0.9,), (0.9, 0.99, 0.999), (0.9, 1.0), (1, 0.9), (-0.1, 0.9), (0.9, math.nan),
-             (math.inf, 0.9), ("0.9", 0.999), (True, 0.9), (None, None), {0.9, 0.99}, {0.9: 0.99, 0.5: 1}, (0.9, 1j),
-             Bomb(),
-             np.zeros((2, 2))],
+    "pair": [
+        None,
+        0.9,
+        True,
+        "ab",
+        (),
+        (0.9,),
+        (0.9, 0.99, 0.999),
+        (0.9, 1.0),
+        (1, 0.9),
+        (-0.1, 0.9),
+        (0.9, math.nan),
+        (math.inf, 0.9),
+        ("0.9", 0.999),
+        (True, 0.9),
+        (None, None),
+        {0.9, 0.99},
+        {0.9: 0.99, 0.5: 1},
+        (0.9, 1j),
+        Bomb(),
+        np.zeros((2, 2)),
+    ],
     "flag": [None, 1, 0, 1.0, "True", "", [], (), np.float32(1), Bomb()],
     "word": [None, 1, True, "", "HAT", "inside", "outside ", b"hat", ["hat"], Bomb()],
 }
@@ -759,13 +875,21 @@ def options_of(cls: type) -> dict[str, str]:
 
 
 def test_torch_names_and_defaults():
-    want = {"SGD": {"lr": 1e-3, "momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False},
-            "Adagrad": {"lr": 1e-2, "lr_decay": 0, "weight_decay": 0, "initial_accumulator_value": 0, "eps": 1e-10},
-            "Adadelta": {"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0, "maximize": False},
-            "RMSprop": {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0, "momentum": 0, "centered": False},
-            "Adam": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False,
-                     "maximize": False},
-            "AdamW": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False}}
+    want = {
+        "SGD": {"lr": 1e-3, "momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False},
+        "Adagrad": {"lr": 1e-2, "lr_decay": 0, "weight_decay": 0, "initial_accumulator_value": 0, "eps": 1e-10},
+        "Adadelta": {"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0, "maximize": False},
+        "RMSprop": {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0, "momentum": 0, "centered": False},
+        "Adam": {
+            "lr": 1e-3,
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": 0,
+            "amsgrad": False,
+            "maximize": False,
+        },
+        "AdamW": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False},
+    }
     for name, options in want.items():
         group = getattr(fastopt, name)(np.zeros(2)).param_groups[0]
         assert {k: group[k] for k in options} == options, name
@@ -796,18 +920,23 @@ def test_bad_hyper_parameters(cls):
 
 
 def test_messages_say_what_they_got_and_what_is_allowed():
-    for kw, words in [({"lr": -0.25}, ("lr", "-0.25", "0.0")), ({"lr": "fast"}, ("lr", "'fast'", "str")),
-                      ({"lr": math.nan}, ("lr", "nan", "finite")), ({"betas": (0.9, 1.5)}, ("betas", "1.5", "1.0")),
-                      ({"eps_form": "keras"}, ("eps_form", "'keras'", "'outside'", "'hat'")),
-                      ({"amsgrad": "yes"}, ("amsgrad", "'yes'", "True", "False")),
-                      ({"n_threads": 0}, ("n_threads", "0", "1")),
-                      ({"backend": "cuda"}, ("backend", "'cuda'", "'native'", "'numpy'", "'auto'"))]:
+    for kw, words in [
+        ({"lr": -0.25}, ("lr", "-0.25", "0.0")),
+        ({"lr": "fast"}, ("lr", "'fast'", "str")),
+        ({"lr": math.nan}, ("lr", "nan", "finite")),
+        ({"betas": (0.9, 1.5)}, ("betas", "1.5", "1.0")),
+        ({"eps_form": "keras"}, ("eps_form", "'keras'", "'outside'", "'hat'")),
+        ({"amsgrad": "yes"}, ("amsgrad", "'yes'", "True", "False")),
+        ({"n_threads": 0}, ("n_threads", "0", "1")),
+        ({"backend": "cuda"}, ("backend", "'cuda'", "'native'", "'numpy'", "'auto'")),
+    ]:
         with refused(HyperParameterError, *words):
             fastopt.Adam(np.ones(3), **kw)
 
 
-@pytest.mark.parametrize("bad", [0, -1, 1.0, 1.5, True, "2", 1025, 10**6, 2**31, 2**63, 2**64, math.nan, [2], Bomb()],
-                         ids=repr)
+@pytest.mark.parametrize(
+    "bad", [0, -1, 1.0, 1.5, True, "2", 1025, 10**6, 2**31, 2**63, 2**64, math.nan, [2], Bomb()], ids=repr
+)
 def test_bad_number_of_threads(bad):
     with refused(HyperParameterError, "n_threads"):
         fastopt.Adam(np.ones(3), n_threads=bad)
@@ -826,8 +955,16 @@ def test_bad_backend(bad):
 @each_backend
 @each_optimizer
 def test_numbers_of_every_kind_are_accepted(cls, backend):
-    kinds = [float, np.float64, np.float32, np.array, lambda x: np.array(x, np.float32), Fraction, np.longdouble,
-             np.float16]
+    kinds = [
+        float,
+        np.float64,
+        np.float32,
+        np.array,
+        lambda x: np.array(x, np.float32),
+        Fraction,
+        np.longdouble,
+        np.float16,
+    ]
     results = []
     for kind in kinds:
         p = np.linspace(-1, 1, 50)
@@ -917,9 +1054,18 @@ def test_nesterov_needs_momentum():
         opt.add_param_group({"params": np.ones(2), "nesterov": True})
 
 
-MISSPELT = [("learning_rate", "lr"), ("learningrate", None), ("beta", "betas"), ("weightdecay", "weight_decay"),
-            ("LR", "lr"),
-            ("epsilon", "eps"), ("maximise", "maximize"), ("xyz", None), ("amsgrads", "amsgrad"), ("", None)]
+MISSPELT = [
+    ("learning_rate", "lr"),
+    ("learningrate", None),
+    ("beta", "betas"),
+    ("weightdecay", "weight_decay"),
+    ("LR", "lr"),
+    ("epsilon", "eps"),
+    ("maximise", "maximize"),
+    ("xyz", None),
+    ("amsgrads", "amsgrad"),
+    ("", None),
+]
 
 
 @pytest.mark.parametrize(("wrong", "right"), MISSPELT)
@@ -949,17 +1095,24 @@ def test_misspelt_options(wrong, right):
 @pytest.mark.parametrize(("wrong", "right"), [(w, r) for w, r in MISSPELT if r])
 def test_misspelt_options_get_a_suggestion(wrong, right):
     opt = fastopt.Adam(np.ones(3))
-    for call in (lambda: fastopt.Adam(np.ones(3), **{wrong: 1}),
-                 lambda: fastopt.Adam([{"params": np.ones(3), wrong: 1}]),
-                 lambda: opt.param_groups[0].update({wrong: 1})):
+    for call in (
+        lambda: fastopt.Adam(np.ones(3), **{wrong: 1}),
+        lambda: fastopt.Adam([{"params": np.ones(3), wrong: 1}]),
+        lambda: opt.param_groups[0].update({wrong: 1}),
+    ):
         with pytest.raises(TypeError, match=f"Did you mean '{right}'"):
             call()
 
 
 def test_option_of_another_optimizer():
-    for cls, wrong in [(fastopt.SGD, "betas"), (fastopt.Adam, "momentum"), (fastopt.Adagrad, "rho"),
-                       (fastopt.Adadelta, "alpha"),
-                       (fastopt.RMSprop, "amsgrad"), (fastopt.AdamW, "nesterov")]:
+    for cls, wrong in [
+        (fastopt.SGD, "betas"),
+        (fastopt.Adam, "momentum"),
+        (fastopt.Adagrad, "rho"),
+        (fastopt.Adadelta, "alpha"),
+        (fastopt.RMSprop, "amsgrad"),
+        (fastopt.AdamW, "nesterov"),
+    ]:
         with refused(UnsupportedError, repr(wrong), cls.__name__):
             cls(np.ones(3), **{wrong: 0.5})
 
@@ -967,8 +1120,14 @@ def test_option_of_another_optimizer():
 def test_group_options_cannot_be_lost():
     opt = fastopt.SGD([np.ones(3)], momentum=0.9)
     group = opt.param_groups[0]
-    for act in (lambda: group.pop("lr"), group.popitem, group.clear, lambda: group.__delitem__("momentum"),
-                lambda: group.__setitem__("params", [np.zeros(3)]), lambda: group.update(params=[])):
+    for act in (
+        lambda: group.pop("lr"),
+        group.popitem,
+        group.clear,
+        lambda: group.__delitem__("momentum"),
+        lambda: group.__setitem__("params", [np.zeros(3)]),
+        lambda: group.update(params=[]),
+    ):
         with refused(StateError, opt=opt):
             act()
     assert group.setdefault("lr", 7.0) == 1e-3
@@ -1019,25 +1178,49 @@ def values(k: int, width: tuple[int, ...] = (WIDTH,), dtype: type = np.float32) 
 I64 = np.int64
 BAD_SPARSE: dict[str, tuple[Callable[[], SparseGrad], Any, tuple[str, ...]]] = {
     **{
-        f"index {bad} as {t}": (lambda bad=bad, t=t: SparseGrad(np.array([1, bad], t), values(2)), IndexRangeError,
-                                ("[1]", str(bad), "10 rows"))
-        for bad,
-        t in [(-1, "i8"), (-1, "i1"), (-2**31, "i4"), (-2**31, "i8"), (-2**63, "i8"), (10, "i8"), (10, "u1"),
-              (127, "i1"),
-                       (2**31 - 1, "i4"), (2**31, "i8"), (2**32, "i8"), (2**32 + 1, "u8"), (2**63 - 1, "i8"),
-              (2**63, "u8"),
-                       (2**64 - 1, "u8"), (2**32 - 1, "u4"), (-10, "i2"), (-10, "i8"), (2**63 + 1, "u8")]
+        f"index {bad} as {t}": (
+            lambda bad=bad, t=t: SparseGrad(np.array([1, bad], t), values(2)),
+            IndexRangeError,
+            ("[1]", str(bad), "10 rows"),
+        )
+        for bad, t in [
+            (-1, "i8"),
+            (-1, "i1"),
+            (-(2**31), "i4"),
+            (-(2**31), "i8"),
+            (-(2**63), "i8"),
+            (10, "i8"),
+            (10, "u1"),
+            (127, "i1"),
+            (2**31 - 1, "i4"),
+            (2**31, "i8"),
+            (2**32, "i8"),
+            (2**32 + 1, "u8"),
+            (2**63 - 1, "i8"),
+            (2**63, "u8"),
+            (2**64 - 1, "u8"),
+            (2**32 - 1, "u4"),
+            (-10, "i2"),
+            (-10, "i8"),
+            (2**63 + 1, "u8"),
+        ]
     },
     **{
-        f"{t} indices": (lambda t=t: SparseGrad(np.array([1, 0]).astype(t), values(2)), DTypeError,
-                         ("indices", str(np.dtype(t))))
+        f"{t} indices": (
+            lambda t=t: SparseGrad(np.array([1, 0]).astype(t), values(2)),
+            DTypeError,
+            ("indices", str(np.dtype(t))),
+        )
         for t in ("f8", "f4", "f2", "?", "c16", "O", "U3", "M8[s]")
     },
     "list indices": (lambda: SparseGrad([1, 2], values(2)), DTypeError, ("indices", "list")),
     "int index": (lambda: SparseGrad(3, values(1)), DTypeError, ("indices", "int")),
     "None indices": (lambda: SparseGrad(None, values(1)), DTypeError, ("indices", "None")),
-    "masked indices": (lambda: SparseGrad(np.ma.array([1, 2], mask=[0, 1]), values(2)), DTypeError,
-                       ("indices", "masked")),
+    "masked indices": (
+        lambda: SparseGrad(np.ma.array([1, 2], mask=[0, 1]), values(2)),
+        DTypeError,
+        ("indices", "masked"),
+    ),
     "bomb indices": (lambda: SparseGrad(Bomb(), values(1)), DTypeError, ("indices", "Bomb")),
     "2-D indices": (lambda: SparseGrad(np.array([[1], [2]]), values(2)), ShapeError, ("indices", "(2, 1)")),
     "0-d indices": (lambda: SparseGrad(np.array(1), values(1)), ShapeError, ("indices", "()")),
@@ -1045,27 +1228,42 @@ BAD_SPARSE: dict[str, tuple[Callable[[], SparseGrad], Any, tuple[str, ...]]] = {
     "fewer values": (lambda: SparseGrad(np.array([1, 2]), values(1)), ShapeError, ("values", "(1, 3)", "(2, 3)")),
     "no values": (lambda: SparseGrad(np.array([1, 2]), values(0)), ShapeError, ("values", "(0, 3)")),
     "no indices": (lambda: SparseGrad(np.array([], I64), values(2)), ShapeError, ("values", "(2, 3)", "(0, 3)")),
-    "narrow values": (lambda: SparseGrad(np.array([1, 2]), values(2, (2,))), ShapeError,
-                      ("values", "(2, 2)", "(2, 3)")),
+    "narrow values": (
+        lambda: SparseGrad(np.array([1, 2]), values(2, (2,))),
+        ShapeError,
+        ("values", "(2, 2)", "(2, 3)"),
+    ),
     "wide values": (lambda: SparseGrad(np.array([1, 2]), values(2, (4,))), ShapeError, ("values", "(2, 4)")),
     "1-D values": (lambda: SparseGrad(np.array([1, 2]), values(2, ())), ShapeError, ("values", "(2,)", "(2, 3)")),
     "0-d values": (lambda: SparseGrad(np.array([1]), np.array(1, np.float32)), ShapeError, ("values", "()")),
     "3-D values": (lambda: SparseGrad(np.array([1, 2]), values(2, (3, 1))), ShapeError, ("values", "(2, 3, 1)")),
     "turned values": (lambda: SparseGrad(np.array([1, 2]), values(3, (2,))), ShapeError, ("values", "(3, 2)")),
     "flat values": (lambda: SparseGrad(np.array([1, 2]), values(6, ())), ShapeError, ("values", "(6,)")),
-    "float64 values": (lambda: SparseGrad(np.array([1]), values(1, dtype=np.float64)), DTypeError,
-                       ("values", "float64", "float32")),
+    "float64 values": (
+        lambda: SparseGrad(np.array([1]), values(1, dtype=np.float64)),
+        DTypeError,
+        ("values", "float64", "float32"),
+    ),
     "int values": (lambda: SparseGrad(np.array([1]), values(1, dtype=np.int64)), DTypeError, ("values", "int64")),
     "list values": (lambda: SparseGrad(np.array([1]), [[1.0, 2.0, 3.0]]), DTypeError, ("values", "list")),
     "None values": (lambda: SparseGrad(np.array([1]), None), DTypeError, ("values", "None")),
     "masked values": (lambda: SparseGrad(np.array([1]), np.ma.array(values(1))), DTypeError, ("values", "masked")),
-    "big-endian values": (lambda: SparseGrad(np.array([1]), values(1).astype(">f4")), DTypeError,
-                          ("values", "byte order")),
+    "big-endian values": (
+        lambda: SparseGrad(np.array([1]), values(1).astype(">f4")),
+        DTypeError,
+        ("values", "byte order"),
+    ),
     "bomb values": (lambda: SparseGrad(np.array([1]), Bomb()), DTypeError, ("values", "Bomb")),
-    "error": (lambda: SparseGrad(np.array([4, 1, 4]), values(3), duplicates="error"), fastopt.FastoptError,
-              ("4", "duplicates")),
-    "none": (lambda: SparseGrad(np.array([4, 1, 4]), values(3), duplicates="none"), fastopt.FastoptError,
-             ("4", "duplicates")),
+    "error": (
+        lambda: SparseGrad(np.array([4, 1, 4]), values(3), duplicates="error"),
+        fastopt.FastoptError,
+        ("4", "duplicates"),
+    ),
+    "none": (
+        lambda: SparseGrad(np.array([4, 1, 4]), values(3), duplicates="none"),
+        fastopt.FastoptError,
+        ("4", "duplicates"),
+    ),
     "adjacent": (lambda: SparseGrad(np.array([1, 4, 4]), values(3), duplicates="none"), fastopt.FastoptError, ("4",)),
     "all equal": (lambda: SparseGrad(np.zeros(5, I64), values(5), duplicates="error"), fastopt.FastoptError, ("0",)),
 }
@@ -1163,14 +1361,21 @@ def expected_sum(ids: np.ndarray, v: np.ndarray) -> dict[int, np.ndarray]:
 @pytest.mark.parametrize("shape", [(50,), (50, 1), (50, 3), (50, 40), (50, 2, 3)], ids=str)
 @pytest.mark.parametrize("how", ["sorted", "unsorted", "scattered", "adjacent", "all equal", "one row", "nothing"])
 def test_sparse_sum(how, shape, backend, rng):
-    ids = {"sorted": np.arange(0, 50, 3), "unsorted": rng.permutation(50)[:20], "scattered": rng.integers(0, 50, 400),
-           "adjacent": np.repeat(rng.permutation(50)[:9], 5), "all equal": np.full(300, 7), "one row": np.array([49]),
-           "nothing": np.array([], I64)}[how]
+    ids = {
+        "sorted": np.arange(0, 50, 3),
+        "unsorted": rng.permutation(50)[:20],
+        "scattered": rng.integers(0, 50, 400),
+        "adjacent": np.repeat(rng.permutation(50)[:9], 5),
+        "all equal": np.full(300, 7),
+        "one row": np.array([49]),
+        "nothing": np.array([], I64),
+    }[how]
     for dtype in (np.float32, np.float64):
         for order in (ids, ids[::-1]):  # strided as well
             start = rng.standard_normal(shape).astype(dtype)
-            v = (rng.standard_normal((len(ids), *shape[1:])) * 10 ** rng.uniform(-3, 3,
-                                                                                 (len(ids), *shape[1:]))).astype(dtype)
+            v = (rng.standard_normal((len(ids), *shape[1:])) * 10 ** rng.uniform(-3, 3, (len(ids), *shape[1:]))).astype(
+                dtype
+            )
             p = start.copy()
             opt = fastopt.SGD(p, lr=1.0, backend=backend)
             given = SparseGrad(order, v)
@@ -1224,11 +1429,16 @@ def test_sparse_layouts(backend, rng):
     ids = rng.permutation(40)[:9]
     want = start.copy()
     want[ids] = start[ids] - v
-    forms = {"read-only": (read_only(ids), read_only(v)), "strided": (spread(ids), spread(v, 3)),
-             "negative": (spread(ids, -1), spread(v, -1)),
-             "F": (ids, np.asfortranarray(v)), "misaligned": (misaligned(ids), misaligned(v)),
-             "int8": (ids.astype(np.int8), v[:]),
-             "rows of a bigger one": (ids, np.vstack([v, v])[:9]), "padded": (ids, np.pad(v, 2)[2:-2, 2:-2])}
+    forms = {
+        "read-only": (read_only(ids), read_only(v)),
+        "strided": (spread(ids), spread(v, 3)),
+        "negative": (spread(ids, -1), spread(v, -1)),
+        "F": (ids, np.asfortranarray(v)),
+        "misaligned": (misaligned(ids), misaligned(v)),
+        "int8": (ids.astype(np.int8), v[:]),
+        "rows of a bigger one": (ids, np.vstack([v, v])[:9]),
+        "padded": (ids, np.pad(v, 2)[2:-2, 2:-2]),
+    }
     for name, (i, w) in forms.items():
         p = start.copy()
         for duplicates in ("sum", "none", "error"):

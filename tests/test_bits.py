@@ -32,8 +32,20 @@ def odd_gradient(rng: np.random.Generator, like: np.ndarray, special: bool) -> n
     g = (rng.standard_normal(n) * 10.0 ** rng.uniform(-12, 8, n)).astype(dtype)
     if special and n:
         info = np.finfo(dtype)
-        odd = np.array([0.0, -0.0, info.smallest_subnormal, -7 * info.smallest_subnormal, info.tiny / 2, info.max, np.inf,
-                        -np.inf, np.nan], dtype)
+        odd = np.array(
+            [
+                0.0,
+                -0.0,
+                info.smallest_subnormal,
+                -7 * info.smallest_subnormal,
+                info.tiny / 2,
+                info.max,
+                np.inf,
+                -np.inf,
+                np.nan,
+            ],
+            dtype,
+        )
         where = rng.random(n) < 0.3
         # Zeros and subnormals everywhere, what poisons an element for good in a third of the places.
         pick = np.where(np.arange(n) % 3 == 0, rng.integers(0, len(odd), n), rng.integers(0, 5, n))
@@ -45,7 +57,9 @@ def make(rng: np.random.Generator, dtype: type) -> tuple[list[np.ndarray], list[
     """Parameters of every size at every byte offset that keeps the alignment, and their gradients of each step."""
     size = np.dtype(dtype).itemsize
     offsets = range(0, 64, size)
-    params = [offset_array(rng, n, dtype, byte) for n in SIZES for byte in (offsets if n < 71 else [0, size, 64 - size])]
+    params = [
+        offset_array(rng, n, dtype, byte) for n in SIZES for byte in (offsets if n < 71 else [0, size, 64 - size])
+    ]
     params.append(offset_array(rng, LARGE, dtype, size))
     room = [offset_array(rng, p.size, dtype, (3 * k * size) % 64) for k, p in enumerate(params)]
     steps = []
@@ -139,7 +153,11 @@ def test_all_rows_and_all_elements_equal_dense(case, dtype, forced, use_build, r
 @pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop"])
 def test_some_rows_equal_reference(name, dtype, forced, use_build, rng):
     cls = fastopt.Optimizer.known[name]
-    options = {"sgd": {"momentum": 0.9, "dampening": 0.5}, "adam": {"weight_decay": 0.1}, "rmsprop": {"centered": True}}[name]
+    options = {
+        "sgd": {"momentum": 0.9, "dampening": 0.5},
+        "adam": {"weight_decay": 0.1},
+        "rmsprop": {"centered": True},
+    }[name]
     for shape in [(300,), (300, 3), (300, 40)]:
         start = rng.standard_normal(shape).astype(dtype)
         gradients = []

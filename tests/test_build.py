@@ -39,8 +39,9 @@ print(kernels.isa, *sorted(m for m in sys.modules if m.startswith("fastopt.kerne
 def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter, in which no variable but these speaks to fastopt."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("FASTOPT_", "OMP_"))}
-    return subprocess.run([sys.executable, "-P", "-c", code], env={**clean, **env}, capture_output=True, text=True,
-                          timeout=120)
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code], env={**clean, **env}, capture_output=True, text=True, timeout=120
+    )
 
 
 def output(code: str, **env: str) -> str:
@@ -72,8 +73,24 @@ def test_a_forced_build_is_loaded_alone_and_steps(isa):
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists() or platform.machine() != "x86_64", reason="needs x86-64 Linux")
 def test_the_level_of_this_cpu_is_what_linux_says():
     flags = set(re.findall(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)[0].split())
-    v3 = {"pni", "ssse3", "fma", "cx16", "sse4_1", "sse4_2", "movbe", "popcnt", "xsave", "avx", "f16c", "bmi1", "avx2",
-          "bmi2", "lahf_lm", "abm"}
+    v3 = {
+        "pni",
+        "ssse3",
+        "fma",
+        "cx16",
+        "sse4_1",
+        "sse4_2",
+        "movbe",
+        "popcnt",
+        "xsave",
+        "avx",
+        "f16c",
+        "bmi1",
+        "avx2",
+        "bmi2",
+        "lahf_lm",
+        "abm",
+    }
     v4 = {"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"}
     level = 4 if v3 | v4 <= flags else 3 if v3 <= flags else 1
     assert kernels.drivers.cpu_level() == level
@@ -117,6 +134,14 @@ def test_a_build_that_this_cpu_cannot_run_is_refused_at_import(isa):
     assert done.returncode == 1 and f"FASTOPT_ISA={isa!r} cannot run on this CPU" in done.stderr
 
 
+@needs_native
+def test_an_installation_that_lost_its_builds_says_so(monkeypatch):
+    monkeypatch.delenv("FASTOPT_ISA", raising=False)
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="reinstall"):
+        kernels._choose()
+
+
 # ------------------------------------------------------------------------------------------------- the instructions
 
 # What x86-64 does not promise, beside everything that begins with v (AVX and later). tzcnt is not here: old processors
@@ -142,8 +167,9 @@ def instructions(module: str) -> Counter[tuple[str, str]]:
     """The instructions of a module as (mnemonic, widest kind of register), without importing it."""
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None
-    text = subprocess.run(["objdump", "-d", "--no-show-raw-insn", spec.origin], capture_output=True, text=True,
-                          check=True).stdout
+    text = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", spec.origin], capture_output=True, text=True, check=True
+    ).stdout
     found: Counter[tuple[str, str]] = Counter()
     for line in text.splitlines():
         if not (match := re.match(r"\s+[0-9a-f]+:\t(.+)", line)):
@@ -203,6 +229,24 @@ def test_openmp_is_linked_into_the_drivers_alone(isa):
         assert spec is not None and spec.origin is not None
         text = subprocess.run(["objdump", "-p", spec.origin], capture_output=True, text=True, check=True).stdout
         assert not re.search(r"NEEDED\s+lib\w*omp", text), f"{module} is linked with OpenMP"
+
+
+def test_bits_do_not_depend_on_the_instructions_that_numpy_uses():
+    """NumPy's power, exp and log differ between processors in the last bit; scalars of a step must not rest on them."""
+    code = """
+import hashlib, numpy as np, fastopt
+digest = hashlib.sha256()
+for name, cls in sorted(fastopt.Optimizer.known.items()):
+    for dtype in (np.float32, np.float64):
+        p = (np.arange(40) / 32).astype(dtype)
+        opt = cls(p)
+        for t in range(300):
+            opt.step((np.arange(40) - 20).astype(dtype) / 64)
+        digest.update(p.tobytes())
+print(digest.hexdigest())
+"""
+    found = np.show_config("dicts")["SIMD Extensions"].get("found", [])
+    assert output(code) == output(code, NPY_DISABLE_CPU_FEATURES=" ".join(found))
 
 
 # ------------------------------------------------------------------------------------------------------- the import

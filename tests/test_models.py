@@ -37,8 +37,17 @@ def rows(rng: np.random.Generator, n: int, n_features: int, dtype: type, longest
     return indptr, indices, data, y
 
 
-def trainer(name: str, dtype: type, backend: str, *, n_features: int = 1100, loss: str = "log_loss", lr: float = 0.05,
-            l2: float = 0.0, fit_intercept: bool = True) -> SampleTrainer:
+def trainer(
+    name: str,
+    dtype: type,
+    backend: str,
+    *,
+    n_features: int = 1100,
+    loss: str = "log_loss",
+    lr: float = 0.05,
+    l2: float = 0.0,
+    fit_intercept: bool = True,
+) -> SampleTrainer:
     cls, options = by_name(name)
     options = cls.fill_options({**options, "lr": lr})
     return SampleTrainer(n_features, np.dtype(dtype), cls, options, loss, 0.3, l2, fit_intercept, backend)
@@ -152,7 +161,9 @@ def test_penalty_is_the_proximal_step_of_every_feature(name, rng):
     np.testing.assert_allclose(model.intercept_, b, rtol=0, atol=1e-12)
 
 
-@parametrize_with_checks([LinearClassifier(epochs=50), LinearRegressor(epochs=50, lr=1.0), LinearClassifier(loss="hinge")])
+@parametrize_with_checks(
+    [LinearClassifier(epochs=50), LinearRegressor(epochs=50, lr=1.0), LinearClassifier(loss="hinge")]
+)
 def test_scikit_learn_estimator(estimator, check):
     """The checks that scikit-learn asks of every estimator, none expected to fail."""
     with warnings.catch_warnings():
@@ -228,8 +239,10 @@ def test_rows_are_inspected_alike_by_kernel_and_reference(rng):
         indices = rng.integers(0, n_features, indptr[-1]).astype(np.int32)
         data = rng.standard_normal(indptr[-1]).astype(np.float32)
         results = []
-        for inspect, add in [(kernels.drivers.inspect_rows, kernels.drivers.sum_repeated),
-                             (reference.inspect_rows, reference.sum_repeated)]:
+        for inspect, add in [
+            (kernels.drivers.inspect_rows, kernels.drivers.sum_repeated),
+            (reference.inspect_rows, reference.sum_repeated),
+        ]:
             found = inspect(indptr, indices, n, n_features, np.zeros(n_features, np.int32))
             p, i, d = indptr.copy(), indices.copy(), data.copy()
             add(p, i, d, n, np.full(n_features, -1, np.int64))
@@ -239,8 +252,9 @@ def test_rows_are_inspected_alike_by_kernel_and_reference(rng):
         assert (p == q).all() and (i == j).all()
         assert_bits(d, e)
         matrix = scipy_sparse.csr_matrix((data, indices, indptr), shape=(n, n_features))
-        np.testing.assert_allclose(scipy_sparse.csr_matrix((d, i, p), shape=(n, n_features)).toarray(), matrix.toarray(),
-                                   atol=1e-6)
+        np.testing.assert_allclose(
+            scipy_sparse.csr_matrix((d, i, p), shape=(n, n_features)).toarray(), matrix.toarray(), atol=1e-6
+        )
 
 
 def test_partial_fit_goes_on(rng):
@@ -279,15 +293,25 @@ def broken(X, what: str):
     return X
 
 
-@pytest.mark.parametrize("what", ["index too large", "index negative", "long index too large", "indptr falls",
-                                  "indptr beyond", "indptr from one", "data short"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "index too large",
+        "index negative",
+        "long index too large",
+        "indptr falls",
+        "indptr beyond",
+        "indptr from one",
+        "data short",
+    ],
+)
 def test_hostile_csr_is_refused_and_a_fitted_model_unchanged(what, rng):
     X, y = problem(rng, 100, 50)
     model = LinearClassifier().fit(X, y)
     before = model.coef_.copy()
     bad = broken(X, what)
     for call in (lambda: LinearClassifier().fit(bad, y), lambda: model.partial_fit(bad, y)):
-        with pytest.raises((fastopt.FastoptError, ValueError), match="indptr|index|CSR|ind|data"):
+        with pytest.raises((fastopt.FastoptError, ValueError), match=r"indptr|index|CSR|ind|data"):
             call()
     assert_bits(model.coef_, before)
     assert model.t_ == 500
@@ -329,7 +353,9 @@ def test_bad_labels_and_values(rng):
 def test_saved_models_predict_the_same(regression, rng, tmp_path):
     X, y = problem(rng, 200)
     hasher = fastopt.models.ColumnHasher(500, ["a", "b"], [("a", "b")])
-    model = LinearRegressor(loss="huber").fit(X, X[:, [3]].toarray()[:, 0]) if regression else LinearClassifier().fit(X, y)
+    model = (
+        LinearRegressor(loss="huber").fit(X, X[:, [3]].toarray()[:, 0]) if regression else LinearClassifier().fit(X, y)
+    )
     save_model(tmp_path / "m.npz", model, hasher)
     again, h = load_model(tmp_path / "m.npz")
     assert repr(h) == repr(hasher)

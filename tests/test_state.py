@@ -92,8 +92,9 @@ def assert_same(one: Any, other: Any, parameters: bool = True) -> None:
 
 
 @each_backend
-@pytest.mark.parametrize(("name", "options", "states"), TORCH_STATES, ids=lambda x: str(x) if isinstance(x, str)
-                         else "")
+@pytest.mark.parametrize(
+    ("name", "options", "states"), TORCH_STATES, ids=lambda x: str(x) if isinstance(x, str) else ""
+)
 def test_names_shapes_and_steps(name, options, states, backend):
     opt = make(name, backend=backend, **options)
     late = {"momentum_buffer"} if name == "sgd" else set()
@@ -188,8 +189,10 @@ def test_steps_saved_and_loaded_equal_steps(case, backend):
         for k in range(9):
             if k in (0, 1, 4):
                 fresh = fastopt.Optimizer.known[name](
-                    {n: p.copy(order="K") for n, p in zip("abc", params_of(opt), strict=True)}, lr=0.7,
-                    backend=backend if k != 4 else "numpy" if backend == "native" else "auto")
+                    {n: p.copy(order="K") for n, p in zip("abc", params_of(opt), strict=True)},
+                    lr=0.7,
+                    backend=backend if k != 4 else "numpy" if backend == "native" else "auto",
+                )
                 d = opt.state_dict()
                 fresh.load_state_dict(pickle.loads(pickle.dumps(d)) if k == 1 else d)
                 assert_same(fresh, opt)
@@ -300,8 +303,9 @@ def rename(old: str, new: str) -> Callable[[dict], Any]:
 
 B = ("state", "b")
 MALFORMED: dict[str, tuple[Callable[[dict], Any], Any, tuple[str, ...]]] = {
-    **{f"{bad!r}": (lambda d, bad=bad: bad, StateError, ("state",))
-       for bad in (None, 3, "state", [], {}, ("state", 1))},
+    **{
+        f"{bad!r}": (lambda d, bad=bad: bad, StateError, ("state",)) for bad in (None, 3, "state", [], {}, ("state", 1))
+    },
     "bomb": (lambda d: Bomb(), StateError, ("state",)),
     "no state": (change("state", to=KeyError), StateError, ("'state'",)),
     "no groups": (change("param_groups", to=KeyError), StateError, ("'param_groups'",)),
@@ -315,30 +319,52 @@ MALFORMED: dict[str, tuple[Callable[[dict], Any], Any, tuple[str, ...]]] = {
     "entry list": (change(*B, to=list), StateError, ("'b'", "dict")),
     "entry array": (change(*B, to=np.zeros(3)), StateError, ("'b'", "dict")),
     "state array missing": (change(*B, "exp_avg", to=KeyError), StateError, ("'b'", "exp_avg")),
-    "state array too much": (change(*B, to=lambda e: {**e, "max_exp_avg_sq": e["exp_avg"]}), StateError,
-                             ("'b'", "max_exp_avg_sq")),
+    "state array too much": (
+        change(*B, to=lambda e: {**e, "max_exp_avg_sq": e["exp_avg"]}),
+        StateError,
+        ("'b'", "max_exp_avg_sq"),
+    ),
     "state array None": (change(*B, "exp_avg", to=None), DTypeError, ("'b'", "exp_avg", "None")),
     "state array list": (change(*B, "exp_avg", to=np.ndarray.tolist), DTypeError, ("'b'", "exp_avg", "list")),
     "state array float": (change(*B, "exp_avg", to=0.0), DTypeError, ("'b'", "exp_avg", "float")),
     "state array bomb": (change(*B, "exp_avg", to=lambda _: Bomb()), DTypeError, ("'b'", "exp_avg")),
     "state array masked": (change(*B, "exp_avg", to=np.ma.array), DTypeError, ("'b'", "exp_avg", "masked")),
-    "state array float64": (change(*B, "exp_avg", to=lambda a: a.astype(np.float64)), DTypeError,
-                            ("'b'", "exp_avg", "float64", "float32")),
-    "state array int": (change(*B, "exp_avg_sq", to=lambda a: a.astype(np.int32)), DTypeError,
-                        ("'b'", "exp_avg_sq", "int32")),
-    "state array foreign": (change(*B, "exp_avg", to=lambda a: a.astype(a.dtype.newbyteorder())), DTypeError,
-                            ("'b'", "exp_avg", "byte order")),
-    "state array short": (change(*B, "exp_avg", to=lambda a: a[:-1]), ShapeError,
-                          ("'b'", "exp_avg", "(2, 5)", "(3, 5)")),
-    "state array turned": (change(*B, "exp_avg_sq", to=np.transpose), ShapeError,
-                           ("'b'", "exp_avg_sq", "(5, 3)", "(3, 5)")),
+    "state array float64": (
+        change(*B, "exp_avg", to=lambda a: a.astype(np.float64)),
+        DTypeError,
+        ("'b'", "exp_avg", "float64", "float32"),
+    ),
+    "state array int": (
+        change(*B, "exp_avg_sq", to=lambda a: a.astype(np.int32)),
+        DTypeError,
+        ("'b'", "exp_avg_sq", "int32"),
+    ),
+    "state array foreign": (
+        change(*B, "exp_avg", to=lambda a: a.astype(a.dtype.newbyteorder())),
+        DTypeError,
+        ("'b'", "exp_avg", "byte order"),
+    ),
+    "state array short": (
+        change(*B, "exp_avg", to=lambda a: a[:-1]),
+        ShapeError,
+        ("'b'", "exp_avg", "(2, 5)", "(3, 5)"),
+    ),
+    "state array turned": (
+        change(*B, "exp_avg_sq", to=np.transpose),
+        ShapeError,
+        ("'b'", "exp_avg_sq", "(5, 3)", "(3, 5)"),
+    ),
     "state array flat": (change(*B, "exp_avg", to=np.ravel), ShapeError, ("'b'", "exp_avg", "(15,)", "(3, 5)")),
     "state array 0-d": (change(*B, "exp_avg", to=lambda a: np.array(0, a.dtype)), ShapeError, ("'b'", "exp_avg", "()")),
     "last state array": (change("state", "c", "exp_avg_sq", to=lambda a: a[:1]), ShapeError, ("'c'", "exp_avg_sq")),
-    **{f"step {bad!r}": (change(*B, "step", to=lambda _, bad=bad: bad), FastoptError, ("'b'", "step"))
-       for bad in (-1, 1.0, 1.5, np.float32(3), None, "1", True, np.array([1]), [1], 2**63, 2**64, 10**30, -(2**63))},
-    **{f"top step {bad!r}": (change("step", to=lambda _, bad=bad: bad), FastoptError, ("step",))
-       for bad in (-1, 1.5, None, "1", 2**63, 2**64, 10**30)},
+    **{
+        f"step {bad!r}": (change(*B, "step", to=lambda _, bad=bad: bad), FastoptError, ("'b'", "step"))
+        for bad in (-1, 1.0, 1.5, np.float32(3), None, "1", True, np.array([1]), [1], 2**63, 2**64, 10**30, -(2**63))
+    },
+    **{
+        f"top step {bad!r}": (change("step", to=lambda _, bad=bad: bad), FastoptError, ("step",))
+        for bad in (-1, 1.5, None, "1", 2**63, 2**64, 10**30)
+    },
     "groups None": (change("param_groups", to=None), StateError, ("param_groups",)),
     "groups dict": (change("param_groups", to=lambda g: g[0]), StateError, ("param_groups",)),
     "no group": (change("param_groups", to=lambda g: []), StateError, ("param_groups",)),
@@ -349,10 +375,16 @@ MALFORMED: dict[str, tuple[Callable[[dict], Any], Any, tuple[str, ...]]] = {
     "group params int": (change("param_groups", 0, "params", to=3), StateError, ("group 0", "'b'")),
     "group params bomb": (change("param_groups", 0, "params", to=lambda _: Bomb()), StateError, ("group 0", "'b'")),
     "group params short": (change("param_groups", 0, "params", to=lambda p: p[:2]), StateError, ("group 0", "'b'")),
-    "group params by index": (change("param_groups", 0, "params", to=lambda p: [0, 1, 2]), StateError,
-                              ("group 0", "'b'")),
-    "unknown option": (change("param_groups", 0, to=lambda g: {**g, "momentum": 0.9}), UnsupportedError,
-                       ("'momentum'",)),
+    "group params by index": (
+        change("param_groups", 0, "params", to=lambda p: [0, 1, 2]),
+        StateError,
+        ("group 0", "'b'"),
+    ),
+    "unknown option": (
+        change("param_groups", 0, to=lambda g: {**g, "momentum": 0.9}),
+        UnsupportedError,
+        ("'momentum'",),
+    ),
     "bad lr": (change("param_groups", 0, "lr", to=-1.0), HyperParameterError, ("lr", "-1")),
     "bad betas": (change("param_groups", 0, "betas", to=(0.9, 1.0)), HyperParameterError, ("betas",)),
     "option without its state": (change("param_groups", 0, "amsgrad", to=True), StateError, ("max_exp_avg_sq",)),
@@ -534,16 +566,31 @@ def test_refused_groups_change_nothing(backend):
     opt = make(backend=backend)
     opt.step(gradients(opt, 0))
     a, new = params_of(opt)[0], np.ones(3, np.float32)
-    for bad, error in [(None, DTypeError), (3, DTypeError), (new, DTypeError), ([new], DTypeError), ({}, DTypeError),
-                       ({"lr": 0.1}, DTypeError), ({"d": new}, DTypeError), ({"params": {}}, ShapeError),
-                       ({"params": []}, FastoptError), ({"params": new}, UnsupportedError),
-                       ({"params": [new]}, UnsupportedError), ({"params": None}, FastoptError),
-                       ({"params": {"a": new}}, StateError), ({"params": {"d": new, "e": new}}, fastopt.OverlapError),
-                       ({"params": {"d": a}}, fastopt.OverlapError), ({"params": {"d": a[1:2]}}, fastopt.OverlapError),
-                       ({"params": {"d": [1.0]}}, DTypeError), ({"params": {"d": new, "e": None}}, DTypeError),
-                       ({"params": {3: new}}, DTypeError), ({"params": {"d": new}, "lr": -1}, HyperParameterError),
-                       ({"params": {"d": new}, "learning_rate": 1}, UnsupportedError),
-                       ({"params": {"d": new}, "betas": (0.9,)}, HyperParameterError), (Bomb(), DTypeError)]:
+    for bad, error in [
+        (None, DTypeError),
+        (3, DTypeError),
+        (new, DTypeError),
+        ([new], DTypeError),
+        ({}, DTypeError),
+        ({"lr": 0.1}, DTypeError),
+        ({"d": new}, DTypeError),
+        ({"params": {}}, ShapeError),
+        ({"params": []}, FastoptError),
+        ({"params": new}, UnsupportedError),
+        ({"params": [new]}, UnsupportedError),
+        ({"params": None}, FastoptError),
+        ({"params": {"a": new}}, StateError),
+        ({"params": {"d": new, "e": new}}, fastopt.OverlapError),
+        ({"params": {"d": a}}, fastopt.OverlapError),
+        ({"params": {"d": a[1:2]}}, fastopt.OverlapError),
+        ({"params": {"d": [1.0]}}, DTypeError),
+        ({"params": {"d": new, "e": None}}, DTypeError),
+        ({"params": {3: new}}, DTypeError),
+        ({"params": {"d": new}, "lr": -1}, HyperParameterError),
+        ({"params": {"d": new}, "learning_rate": 1}, UnsupportedError),
+        ({"params": {"d": new}, "betas": (0.9,)}, HyperParameterError),
+        (Bomb(), DTypeError),
+    ]:
         with refused(error, opt=opt, watch=new):
             opt.add_param_group(bad)
         opt.step(dict.fromkeys("abc"))
@@ -565,16 +612,26 @@ def test_grads_have_the_structure_of_the_parameters(backend):
             assert (type(g), g.shape, g.dtype, g.flags.writeable) == (np.ndarray, p.shape, p.dtype, True)
             assert not g.any()
             assert g.flags.aligned
-        for act in (lambda s: s.__setitem__(0, a), lambda s: s.append(a), lambda s: s.__delitem__(0),
-                    lambda s: s.clear(),
-                    lambda s: s.__iadd__([a])):
+        for act in (
+            lambda s: s.__setitem__(0, a),
+            lambda s: s.append(a),
+            lambda s: s.__delitem__(0),
+            lambda s: s.clear(),
+            lambda s: s.__iadd__([a]),
+        ):
             with pytest.raises((TypeError, AttributeError)):
                 act(grads)
     named = fastopt.SGD({"a": a, "b": b}, backend=backend)
     grads = named.grads
     assert list(grads) == ["a", "b"]
-    for act in (lambda s: s.__setitem__("a", a), lambda s: s.__setitem__("c", a), lambda s: s.__delitem__("a"),
-                lambda s: s.clear(), lambda s: s.update(a=a), lambda s: s.pop("a")):
+    for act in (
+        lambda s: s.__setitem__("a", a),
+        lambda s: s.__setitem__("c", a),
+        lambda s: s.__delitem__("a"),
+        lambda s: s.clear(),
+        lambda s: s.update(a=a),
+        lambda s: s.pop("a"),
+    ):
         with pytest.raises((TypeError, AttributeError)):
             act(grads)
     with pytest.raises(AttributeError):
@@ -682,15 +739,18 @@ def test_a_model_copied_with_its_optimizer_stays_with_it(clone, backend):
         g = np.ones(5) if isinstance(params, np.ndarray) else {"w": np.ones(5)}
         g = [np.ones(5), np.ones((2, 3), np.float32)] if isinstance(params, list) else g
         opt2.step(g)
-        first, first2 = ((p if isinstance(p, np.ndarray) else p[next(iter(p))] if isinstance(p, dict) else p[0])
-                         for p in (params, p2))
+        first, first2 = (
+            (p if isinstance(p, np.ndarray) else p[next(iter(p))] if isinstance(p, dict) else p[0])
+            for p in (params, p2)
+        )
         assert first2.tolist() == [-1] * 5
         assert not first.any()
 
 
 def test_pickle_of_groups_settings_and_grads():
-    opt = fastopt.Adam([{"params": {"a": np.ones(3)}}, {"params": {"b": np.ones(2)}, "lr": 0.5}], n_threads=2,
-                       backend="numpy")
+    opt = fastopt.Adam(
+        [{"params": {"a": np.ones(3)}}, {"params": {"b": np.ones(2)}, "lr": 0.5}], n_threads=2, backend="numpy"
+    )
     opt.grads["a"][:] = 3
     clone = pickle.loads(pickle.dumps(opt))
     assert (clone.backend, clone.n_threads) == ("numpy", 2)
@@ -752,8 +812,11 @@ def both(name: str, start: list[np.ndarray], **options: Any) -> list[Any]:
     values = [b.values[0] if hasattr(b, "values") else b for b in BACKENDS]
     from fastopt import kernels
 
-    return [fastopt.Optimizer.known[name]([p.copy() for p in start], **options, backend=b)
-            for b in values if b == "numpy" or kernels.isa]
+    return [
+        fastopt.Optimizer.known[name]([p.copy() for p in start], **options, backend=b)
+        for b in values
+        if b == "numpy" or kernels.isa
+    ]
 
 
 @each_case
@@ -822,14 +885,22 @@ def test_a_parameter_that_skips_is_not_disturbed_by_others(case):
 
 
 EDITS: dict[str, list[dict[str, Any]]] = {
-    "sgd": [{"momentum": 0.9}, {"dampening": 0.5, "nesterov": False},
-            {"dampening": 0.0, "nesterov": True, "momentum": 0.75},
-            {"nesterov": False, "momentum": 0.0},
-            {"momentum": 0.5, "dampening": 0.25}],
+    "sgd": [
+        {"momentum": 0.9},
+        {"dampening": 0.5, "nesterov": False},
+        {"dampening": 0.0, "nesterov": True, "momentum": 0.75},
+        {"nesterov": False, "momentum": 0.0},
+        {"momentum": 0.5, "dampening": 0.25},
+    ],
     "adagrad": [{"lr_decay": 0.5}, {"eps": 0.0}, {"lr_decay": 0.0}],
     "adadelta": [{"rho": 0.25}, {"eps": 1e-3}, {"rho": 0.0}],
-    "rmsprop": [{"centered": True}, {"momentum": 0.9}, {"alpha": 0.5}, {"centered": False, "momentum": 0.0},
-                {"centered": True}],
+    "rmsprop": [
+        {"centered": True},
+        {"momentum": 0.9},
+        {"alpha": 0.5},
+        {"centered": False, "momentum": 0.0},
+        {"centered": True},
+    ],
     "adam": [{"amsgrad": True}, {"betas": (0.5, 0.75)}, {"eps_form": "hat"}, {"amsgrad": False}, {"betas": (0.0, 0.0)}],
     "adamw": [{"amsgrad": True}, {"weight_decay": 0.0}, {"decoupled_weight_decay": False, "weight_decay": 0.5}],
 }
@@ -840,9 +911,14 @@ def test_options_changed_in_mid_run_are_equal_between_backends(name):
     rng = np.random.default_rng(23)
     start = [rng.standard_normal(7).astype(t) for t in (np.float32, np.float64, np.float32)]
     opts = both(name, start)
-    shared: list[dict[str, Any]] = [{"lr": 0.25}, {"weight_decay": 0.125}, {"maximize": True},
-                                    {"decoupled_weight_decay": True},
-                                    {"lr": 0.0}, {"lr": 0.5, "weight_decay": 0.0, "maximize": False}]
+    shared: list[dict[str, Any]] = [
+        {"lr": 0.25},
+        {"weight_decay": 0.125},
+        {"maximize": True},
+        {"decoupled_weight_decay": True},
+        {"lr": 0.0},
+        {"lr": 0.5, "weight_decay": 0.0, "maximize": False},
+    ]
     for edit in [*EDITS[name], *shared, *reversed(EDITS[name])]:
         for k in range(3):
             g = [None if rng.random() < 0.3 else rng.standard_normal(p.shape).astype(p.dtype) for p in start]

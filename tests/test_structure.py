@@ -139,9 +139,14 @@ def kernel_files() -> list[str]:
 
 def optimizers_in(stem: str) -> list[type[fastopt.Optimizer]]:
     module = import_module(f"fastopt.optimizers.{stem}")
-    return [c for c in vars(module).values()
-            if isinstance(c, type) and issubclass(c, fastopt.Optimizer) and c.__module__ == module.__name__
-            and not c.__name__.startswith("_")]
+    return [
+        c
+        for c in vars(module).values()
+        if isinstance(c, type)
+        and issubclass(c, fastopt.Optimizer)
+        and c.__module__ == module.__name__
+        and not c.__name__.startswith("_")
+    ]
 
 
 @needs_sources
@@ -175,8 +180,12 @@ def test_every_kernel_export_and_setting_has_its_optimizer():
 
 def rules() -> dict[str, str]:
     """Every span that an optimizer names, and the file that does."""
-    return {rule.span: f"fastopt/optimizers/{stem}.py"
-            for stem in optimizer_files() for cls in optimizers_in(stem) for rule in cls.rules}
+    return {
+        rule.span: f"fastopt/optimizers/{stem}.py"
+        for stem in optimizer_files()
+        for cls in optimizers_in(stem)
+        for rule in cls.rules
+    }
 
 
 @needs_native
@@ -232,9 +241,13 @@ def exports() -> dict[str, Any]:
         for n in getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")]):
             with suppress(fastopt.UnsupportedError, ModuleNotFoundError):  # the next test tells which are missing
                 found[f"fastopt.{name}.{n}"] = getattr(module, n)
-    return {name: thing for name, thing in found.items()
-            if not isinstance(thing, ModuleType) and callable(thing)
-            and str(getattr(thing, "__module__", "")).startswith("fastopt")}
+    return {
+        name: thing
+        for name, thing in found.items()
+        if not isinstance(thing, ModuleType)
+        and callable(thing)
+        and str(getattr(thing, "__module__", "")).startswith("fastopt")
+    }
 
 
 @pytest.mark.parametrize("name", OPTIONAL)

@@ -41,9 +41,14 @@ def python(code: str, timeout: float = 60, ok: bool = True, **env: str | None) -
     """Run code in a fresh interpreter, with some environment variables set, or unset where None."""
     whole = {k: v for k, v in os.environ.items() if not k.startswith(("FASTOPT_", "OMP_", "GOMP_", "KMP_"))}
     whole |= {k: v for k, v in env.items() if v is not None}
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True,
-                          timeout=timeout,
-                          env=whole, cwd=Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=whole,
+        cwd=Path(__file__).parent,
+    )
     assert not ok or done.returncode == 0, done.stderr
     return done
 
@@ -143,7 +148,8 @@ def test_fork_while_another_thread_steps():
 def test_multiprocessing(method, tmp_path):
     """Workers that get an optimizer, or make one, give the bits of the parent."""
     script = tmp_path / "job.py"
-    script.write_text(textwrap.dedent("""
+    script.write_text(
+        textwrap.dedent("""
         import multiprocessing as mp
         import sys
         import numpy as np
@@ -166,9 +172,11 @@ def test_multiprocessing(method, tmp_path):
                     assert (got == want).all()
             assert (work(None) == want).all()
             print("done")
-    """))
-    done = subprocess.run([sys.executable, "-W", "ignore", str(script), method], capture_output=True, text=True,
-                          timeout=60)
+    """)
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), method], capture_output=True, text=True, timeout=60
+    )
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
 
 
@@ -219,8 +227,10 @@ def test_one_optimizer_in_many_threads(backend):
     twin = fastopt.Adam(q)
     for _ in made:
         twin.step(g[:3].copy())
-    for mine, one in [(p, q),
-                      *((d["state"][0][k], twin.state_dict()["state"][0][k]) for k in ("exp_avg", "exp_avg_sq"))]:
+    for mine, one in [
+        (p, q),
+        *((d["state"][0][k], twin.state_dict()["state"][0][k]) for k in ("exp_avg", "exp_avg_sq")),
+    ]:
         assert mine.min() == mine.max() == one[0]
 
 
@@ -328,12 +338,18 @@ class Meddler(Mapping):
 def test_a_callback_cannot_step(backend):
     params = {"a": np.ones(4), "b": np.ones(4)}
     grads = {"a": np.ones(4), "b": np.ones(4)}
-    opt, twin = fastopt.Adam(params, backend=backend), fastopt.Adam({k: v.copy() for k, v in params.items()},
-                                                                    backend=backend)
+    opt, twin = (
+        fastopt.Adam(params, backend=backend),
+        fastopt.Adam({k: v.copy() for k, v in params.items()}, backend=backend),
+    )
     state = opt.state_dict()
-    for act in (lambda: opt.step(grads), lambda: opt.load_state_dict(state), lambda: opt.param_groups[0].update(lr=0.5),
-                lambda: opt.add_param_group({"params": {"c": np.ones(3)}}),
-                lambda: opt.param_groups[0].__setitem__("lr", 2)):
+    for act in (
+        lambda: opt.step(grads),
+        lambda: opt.load_state_dict(state),
+        lambda: opt.param_groups[0].update(lr=0.5),
+        lambda: opt.add_param_group({"params": {"c": np.ones(3)}}),
+        lambda: opt.param_groups[0].__setitem__("lr", 2),
+    ):
         with refused(ConcurrentStepError, "step", opt=opt):
             opt.step(Meddler(grads, act))
         opt.step(Meddler(grads, lambda: None))
@@ -399,8 +415,10 @@ def test_interrupts_leave_whole_steps():
 def test_one_and_two_threads_give_the_same_bits(case):
     name, options = case
     rng = np.random.default_rng(7)
-    shapes, dtypes = [(300_001,), (150, 1001), (0,), (77,), (50_000, 3)], [np.float32, np.float64, np.float32,
-                                                                           np.float64, np.float32]
+    shapes, dtypes = (
+        [(300_001,), (150, 1001), (0,), (77,), (50_000, 3)],
+        [np.float32, np.float64, np.float32, np.float64, np.float32],
+    )
     start = [rng.standard_normal(s).astype(t) for s, t in zip(shapes, dtypes, strict=True)]
     grads = [rng.standard_normal(p.shape).astype(p.dtype) for p in start]
     rows = rng.permutation(50_000)
@@ -444,19 +462,25 @@ LARGEST = 1024 if OPENMP else 1
 
 
 @needs_native
-@pytest.mark.parametrize(("env", "want"), [
-    ({"FASTOPT_NUM_THREADS": "1"}, 1),
-    ({"FASTOPT_NUM_THREADS": "3"}, 3),
-    ({"FASTOPT_NUM_THREADS": " 2 "}, 2),
-    ({"FASTOPT_NUM_THREADS": "1024"}, 1024),
-    ({"FASTOPT_NUM_THREADS": "3", "OMP_NUM_THREADS": "1"}, 3),
-    ({"OMP_NUM_THREADS": "1"}, 1),
-    ({"OMP_NUM_THREADS": "1,4"}, 1),
-    *(({"OMP_NUM_THREADS": bad}, threads.available())
-      for bad in ("0", "-1", "abc", "", "1000000", "1.5", "²", "99999999999999999999")),
-    ({"FASTOPT_NUM_THREADS": ""}, threads.available()),
-    ({}, threads.available()),
-], ids=str)
+@pytest.mark.parametrize(
+    ("env", "want"),
+    [
+        ({"FASTOPT_NUM_THREADS": "1"}, 1),
+        ({"FASTOPT_NUM_THREADS": "3"}, 3),
+        ({"FASTOPT_NUM_THREADS": " 2 "}, 2),
+        ({"FASTOPT_NUM_THREADS": "1024"}, 1024),
+        ({"FASTOPT_NUM_THREADS": "3", "OMP_NUM_THREADS": "1"}, 3),
+        ({"OMP_NUM_THREADS": "1"}, 1),
+        ({"OMP_NUM_THREADS": "1,4"}, 1),
+        *(
+            ({"OMP_NUM_THREADS": bad}, threads.available())
+            for bad in ("0", "-1", "abc", "", "1000000", "1.5", "²", "99999999999999999999")
+        ),
+        ({"FASTOPT_NUM_THREADS": ""}, threads.available()),
+        ({}, threads.available()),
+    ],
+    ids=str,
+)
 def test_environment(env, want):
     done = python(TELL, **env)
     count, by = done.stdout.split(maxsplit=1)
@@ -507,8 +531,9 @@ def test_affinity_is_honoured():
     done = python(f"import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); {TELL}", OMP_NUM_THREADS="2")
     assert done.stdout.startswith("1 ")
     if OPENMP:
-        done = python(f"import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); {TELL}",
-                      FASTOPT_NUM_THREADS="2")
+        done = python(
+            f"import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); {TELL}", FASTOPT_NUM_THREADS="2"
+        )
         assert done.stdout.startswith("2 ")
 
 
@@ -534,8 +559,16 @@ QUOTAS: list[tuple[str, dict[str, str], float | None]] = [
     ("4:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
     ("4:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1.5),
     ("4:cpuacct,cpu:/x/y\n", {"cpu/x/y/cpu.cfs_quota_us": "50000\n", "cpu/x/y/cpu.cfs_period_us": "50000\n"}, 1.0),
-    ("9:memory:/m\n4:cpu:/x/y\n", {"cpu/x/cpu.cfs_quota_us": "30000\n", "cpu/x/cpu.cfs_period_us": "10000\n",
-                                   "cpu/x/y/cpu.cfs_quota_us": "-1\n", "cpu/x/y/cpu.cfs_period_us": "10000\n"}, 3.0),
+    (
+        "9:memory:/m\n4:cpu:/x/y\n",
+        {
+            "cpu/x/cpu.cfs_quota_us": "30000\n",
+            "cpu/x/cpu.cfs_period_us": "10000\n",
+            "cpu/x/y/cpu.cfs_quota_us": "-1\n",
+            "cpu/x/y/cpu.cfs_period_us": "10000\n",
+        },
+        3.0,
+    ),
     ("5:cpuset:/s\n4:cpu:/docker/9\n", {"cpu/cpu.cfs_quota_us": "20000\n", "cpu/cpu.cfs_period_us": "10000\n"}, 2.0),
     ("5:cpuset:/s\n", {"cpu/s/cpu.cfs_quota_us": "10000\n", "cpu/s/cpu.cfs_period_us": "10000\n"}, None),
     ("4:cpu:/x\n", {"cpu/x/cpu.cfs_quota_us": "10000\n"}, None),
@@ -653,10 +686,12 @@ def floating_point() -> Iterator[None]:
 
 
 def hostile() -> dict[str, Callable[[], Any]]:
-    return {"nearest": lambda: LIBM.fesetround(NEAREST),
-            **{f"rounding {r:#x}": lambda r=r: LIBM.fesetround(r) for r in ROUNDINGS},
-            "flush": lambda: set_control(control() | FLUSH),
-            "both": lambda: (LIBM.fesetround(ROUNDINGS[1]), set_control(control() | FLUSH))}
+    return {
+        "nearest": lambda: LIBM.fesetround(NEAREST),
+        **{f"rounding {r:#x}": lambda r=r: LIBM.fesetround(r) for r in ROUNDINGS},
+        "flush": lambda: set_control(control() | FLUSH),
+        "both": lambda: (LIBM.fesetround(ROUNDINGS[1]), set_control(control() | FLUSH)),
+    }
 
 
 def test_the_helpers_really_change_the_environment(floating_point):
@@ -685,8 +720,13 @@ def test_the_callers_environment_is_its_own_and_results_ignore_it(how, size, flo
 
     def train() -> list[np.ndarray]:
         found = []
-        for name, options in [("adam", {"lr": 0.1}), ("sgd", {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
-                              ("adagrad", {"lr_decay": 0.1}), ("rmsprop", {"centered": True}), ("adadelta", {})]:
+        for name, options in [
+            ("adam", {"lr": 0.1}),
+            ("sgd", {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
+            ("adagrad", {"lr_decay": 0.1}),
+            ("rmsprop", {"centered": True}),
+            ("adadelta", {}),
+        ]:
             p = start.copy()
             opt = fastopt.Optimizer.known[name](p, **options, n_threads=2)
             for k in range(4):
@@ -768,8 +808,18 @@ def test_import_leaves_the_environment():
 # ------------------------------------------------------------------------------------------------------- end of process
 
 
-@pytest.mark.parametrize("end", ["", "raise SystemExit(0)", "os._exit(0)", "import gc; gc.collect()", "del fastopt, np",
-                                 "sys.modules.clear()", "import importlib; importlib.reload(fastopt)"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "",
+        "raise SystemExit(0)",
+        "os._exit(0)",
+        "import gc; gc.collect()",
+        "del fastopt, np",
+        "sys.modules.clear()",
+        "import importlib; importlib.reload(fastopt)",
+    ],
+)
 def test_process_ends_quietly_with_live_optimizers(end):
     code = f"""
         import os, sys

@@ -49,7 +49,9 @@ def _choose() -> str | None:
     if forced not in LEVELS:
         raise ImportError(f"FASTOPT_ISA={forced!r} is unknown; choose one of {', '.join(LEVELS)}")
     if forced not in compiled():
-        raise ImportError(f"FASTOPT_ISA={forced!r} was not compiled into this installation, which has {', '.join(compiled())}")
+        raise ImportError(
+            f"FASTOPT_ISA={forced!r} was not compiled into this installation, which has {', '.join(compiled())}"
+        )
     if forced not in can:
         raise ImportError(f"FASTOPT_ISA={forced!r} cannot run on this CPU, which can run {', '.join(can)}")
     return forced

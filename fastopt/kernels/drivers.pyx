@@ -445,9 +445,11 @@ cdef class Plan:
             self.param[i].clock = -1
 
     def counters(self):
+        cdef Py_ssize_t i
         return [self.param[i].counter for i in range(self.count)]
 
     def borns(self):
+        cdef Py_ssize_t i
         return [self.param[i].born for i in range(self.count)]
 
     def hold(self, bint on):
@@ -745,14 +747,14 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
     cdef const real *y = <const real *>m.y
     cdef const int32_t *ids
     cdef Py_ssize_t i, r, n, total, padded, j, at, ahead
-    cdef int q
+    cdef int q, _q
     cdef double scale = m.scale, shrink = m.shrink
     cdef real up, down
     cdef Py_ssize_t step
     # The thread's share is steps k, k + threads, k + 2 threads, ... of the whole, as far as rates and scale go.
-    for q in range(k):
+    for _q in range(k):
         scale = scale * m.shrink
-    for q in range(threads - 1):
+    for _q in range(threads - 1):
         shrink = shrink * m.shrink
     for i in range(begin, end):
         r = m.order[i] if m.order != NULL else i
@@ -852,6 +854,7 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     cdef size_t at
     cdef Py_ssize_t room = (longest + 1 + 2 * LANES - 1) // LANES * LANES
     cdef Py_ssize_t own = (room * 7 * itemsize + 255) // 128 * 128     # scratch of a thread, apart from its neighbour's
+    cdef Py_ssize_t _i
     cdef double *ends
     cdef char *scratch
     if n == 0:
@@ -889,7 +892,7 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     if threads == 1:
         scale = ends[0]
     else:
-        for k in range(n):
+        for _i in range(n):
             scale = scale * shrink
     PyMem_Free(ends)
     PyMem_Free(scratch)

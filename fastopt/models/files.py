@@ -28,8 +28,9 @@ def save_model(path: str | os.PathLike[str], model: _Linear, hasher: ColumnHashe
         "fastopt": __version__,
         "class": type(model).__name__,
         "parameters": model.get_params(),
-        "hasher": None if hasher is None else
-        {"n_features": hasher.n_features, "columns": hasher.columns, "crosses": hasher.crosses},
+        "hasher": None
+        if hasher is None
+        else {"n_features": hasher.n_features, "columns": hasher.columns, "crosses": hasher.crosses},
     }
     try:
         text = json.dumps(about)
@@ -44,7 +45,7 @@ def save_model(path: str | os.PathLike[str], model: _Linear, hasher: ColumnHashe
     handle, temporary = tempfile.mkstemp(".npz", ".fastopt-", folder)
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, about=np.array(text), **arrays)
+            np.savez(file, allow_pickle=False, about=np.array(text), **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -70,7 +70,9 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         checks.integer(1)("batch_size", self.batch_size)
         checks.one_of(*_MODES)("mode", self.mode)
         if self.mode == "minibatch":
-            raise UnsupportedError("mode='minibatch' does not exist yet; use 'sequential', or 'hogwild' for more threads")
+            raise UnsupportedError(
+                "mode='minibatch' does not exist yet; use 'sequential', or 'hogwild' for more threads"
+            )
         if self.n_jobs is not None:
             checks.integer(-1, _THREADS)("n_jobs", self.n_jobs)
         if self.n_jobs == 0:
@@ -118,7 +120,14 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         options = cls.fill_options({**options, "lr": self.lr})
         parameter = float(getattr(self, "epsilon", 0.0))
         self._trainer = SampleTrainer(
-            n_features, dtype, cls, options, self.loss, parameter, float(self.l2), bool(self.fit_intercept),
+            n_features,
+            dtype,
+            cls,
+            options,
+            self.loss,
+            parameter,
+            float(self.l2),
+            bool(self.fit_intercept),
             choose_backend("auto"),
         )
         self.t_ = 0
@@ -255,7 +264,9 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
         n_jobs: int | None = None,
         random_state: Any = None,
     ) -> None:
-        super().__init__(loss, optimizer, lr, epochs, l2, fit_intercept, shuffle, mode, batch_size, n_jobs, random_state)
+        super().__init__(
+            loss, optimizer, lr, epochs, l2, fit_intercept, shuffle, mode, batch_size, n_jobs, random_state
+        )
 
     def _targets(self, y: Array) -> Array:
         """Targets -1 and +1."""
@@ -326,7 +337,7 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
         check_is_fitted(self)
         return self.classes_[(self.decision_function(X) > 0).astype(int)]
 
-    @available_if(_has_probabilities)
+    @available_if(_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the two classes, shape (n_samples, 2); for ``loss="log_loss"``."""
         p = expit(self.decision_function(X))
@@ -377,7 +388,9 @@ class LinearRegressor(RegressorMixin, _Linear):  # type: ignore[misc]
         random_state: Any = None,
         epsilon: float = 0.1,
     ) -> None:
-        super().__init__(loss, optimizer, lr, epochs, l2, fit_intercept, shuffle, mode, batch_size, n_jobs, random_state)
+        super().__init__(
+            loss, optimizer, lr, epochs, l2, fit_intercept, shuffle, mode, batch_size, n_jobs, random_state
+        )
         self.epsilon = epsilon
 
     def _check_parameters(self) -> None:
@@ -395,7 +408,9 @@ class LinearRegressor(RegressorMixin, _Linear):  # type: ignore[misc]
         """Train on, with one pass over these samples, at the present `lr` and `l2` (`set_params` changes them)."""
         self._check_parameters()
         first = not hasattr(self, "_trainer")
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=True, reset=first)
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=True, reset=first
+        )
         X = X if first else X.astype(self._trainer.dtype, copy=False)
         self._passes(X, y, 1, first)
         return self

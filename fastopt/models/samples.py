@@ -89,14 +89,45 @@ class SampleTrainer:
             part = None if order is None else order[done : done + n]
             if self.backend == "native":
                 self.scale = kernels.drivers.samples(
-                    kernels.table[self.dtype.name], self.rule.span, len(self.rule.states), self.loss, self.parameter,
-                    self.records, self.bias, self.records.shape[1], indptr, indices, data, y, part, n, longest, h, one_row,
-                    self.scale, self.shrink, n_threads,
+                    kernels.table[self.dtype.name],
+                    self.rule.span,
+                    len(self.rule.states),
+                    self.loss,
+                    self.parameter,
+                    self.records,
+                    self.bias,
+                    self.records.shape[1],
+                    indptr,
+                    indices,
+                    data,
+                    y,
+                    part,
+                    n,
+                    longest,
+                    h,
+                    one_row,
+                    self.scale,
+                    self.shrink,
+                    n_threads,
                 )
             else:
                 self.scale = reference.samples(
-                    self.rule.reference, len(self.rule.states), self.loss, self.parameter, self.records, self.bias, indptr,
-                    indices, data, y, part, n, h, one_row, self.scale, self.shrink,
+                    self.rule.reference,
+                    len(self.rule.states),
+                    self.loss,
+                    self.parameter,
+                    self.records,
+                    self.bias,
+                    indptr,
+                    indices,
+                    data,
+                    y,
+                    part,
+                    n,
+                    h,
+                    one_row,
+                    self.scale,
+                    self.shrink,
                 )
             self.steps += n
             done += n
@@ -104,7 +135,9 @@ class SampleTrainer:
                 self.records[:, 0] *= self.dtype.type(self.scale)
                 self.scale = 1.0
         if self.bias is not None and not np.isfinite(self.bias[0]):
-            raise NonFiniteError("training diverged: the intercept is not finite; use a smaller lr, or scale the features")
+            raise NonFiniteError(
+                "training diverged: the intercept is not finite; use a smaller lr, or scale the features"
+            )
 
     def _settled(self) -> int | None:
         return self.optimizer.settled(self.options, 0)

@@ -65,8 +65,14 @@ class Adadelta(Optimizer):
         backend: str = "auto",
         n_threads: int | None = None,
     ) -> None:
-        options = dict(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, maximize=maximize,
-                       decoupled_weight_decay=decoupled_weight_decay)
+        options = dict(
+            lr=lr,
+            rho=rho,
+            eps=eps,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
         super().__init__(params, options, backend, n_threads)
 
     @staticmethod

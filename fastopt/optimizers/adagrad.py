@@ -69,9 +69,15 @@ class Adagrad(Optimizer):
         backend: str = "auto",
         n_threads: int | None = None,
     ) -> None:
-        options = dict(lr=lr, lr_decay=lr_decay, weight_decay=weight_decay,
-                       initial_accumulator_value=initial_accumulator_value, eps=eps, maximize=maximize,
-                       decoupled_weight_decay=decoupled_weight_decay)
+        options = dict(
+            lr=lr,
+            lr_decay=lr_decay,
+            weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
         super().__init__(params, options, backend, n_threads)
 
     @staticmethod

@@ -94,8 +94,16 @@ class Adam(Optimizer):
         backend: str = "auto",
         n_threads: int | None = None,
     ) -> None:
-        options = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
-                       eps_form=eps_form, decoupled_weight_decay=decoupled_weight_decay)
+        options = dict(
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            eps_form=eps_form,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
         super().__init__(params, options, backend, n_threads)
 
     @staticmethod
@@ -146,5 +154,16 @@ class AdamW(Adam):
         backend: str = "auto",
         n_threads: int | None = None,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, eps_form=eps_form,
-                         decoupled_weight_decay=True, backend=backend, n_threads=n_threads)
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            eps_form=eps_form,
+            decoupled_weight_decay=True,
+            backend=backend,
+            n_threads=n_threads,
+        )

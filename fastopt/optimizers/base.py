@@ -6,6 +6,7 @@ import bisect
 import contextlib
 import copy
 import inspect
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,7 +88,7 @@ class ParamGroup(dict[str, Any]):
     def _refuse(self, *args: Any) -> Any:
         raise StateError("options of a group can be changed, not removed")
 
-    __delitem__ = pop = popitem = clear = _refuse  # type: ignore[assignment]
+    __delitem__ = pop = popitem = clear = _refuse
 
     def __reduce__(self) -> Any:
         return dict, (dict(self),)
@@ -290,12 +291,20 @@ class Optimizer:
         for i, q in enumerate(self._group_of):
             self._state[i] = {name: self._state[i][name] for name in self._rule_of(self.param_groups[q]).states}
         plan = (kernels.drivers.Plan if self.backend == "native" else NumpyPlan)(
-            self, np.ndarray, self._params, self._names, self._single, len(self.param_groups), self.n_threads or 0, steps
+            self,
+            np.ndarray,
+            self._params,
+            self._names,
+            self._single,
+            len(self.param_groups),
+            self.n_threads or 0,
+            steps,
         )
         for i, p in enumerate(self._params):
             states = [checks.address(a) for a in self._state[i].values()]
-            plan.set_param(i, self._group_of[i], checks.address(p), p.itemsize, p.shape, p.strides, states,
-                           counters[i], borns[i])
+            plan.set_param(
+                i, self._group_of[i], checks.address(p), p.itemsize, p.shape, p.strides, states, counters[i], borns[i]
+            )
         taken = [checks.byte_range(a) for a in (*self._params, *(a for s in self._state for a in s.values())) if a.size]
         self._taken = merge(sorted(taken))
         plan.set_taken(self._taken)
@@ -309,8 +318,15 @@ class Optimizer:
         for q, group in enumerate(self.param_groups):
             rule = self._rule_of(group)
             decay, decoupled = group["weight_decay"] != 0, group["decoupled_weight_decay"]
-            self._plan.set_group(q, rule.span, len(rule.states), group["maximize"], decay and not decoupled,
-                                 decay and decoupled, kernels.table)
+            self._plan.set_group(
+                q,
+                rule.span,
+                len(rule.states),
+                group["maximize"],
+                decay and not decoupled,
+                decay and decoupled,
+                kernels.table,
+            )
         self._plan.forget_scalars()
 
     def _clocks(self) -> tuple[list[int], list[int], int]:
@@ -490,9 +506,14 @@ class Optimizer:
         state = {}
         for i, key in enumerate(keys):
             late = self.born_late if counters[i] == borns[i] else frozenset()
-            state[key] = {"step": counters[i], **{k: a.copy(order="K") for k, a in self._state[i].items() if k not in late}}
-        groups = [{**g.options(), "params": [k for k, r in zip(keys, self._group_of, strict=True) if r == q]}
-                  for q, g in enumerate(self.param_groups)]
+            state[key] = {
+                "step": counters[i],
+                **{k: a.copy(order="K") for k, a in self._state[i].items() if k not in late},
+            }
+        groups = [
+            {**g.options(), "params": [k for k, r in zip(keys, self._group_of, strict=True) if r == q]}
+            for q, g in enumerate(self.param_groups)
+        ]
         return {"state": state, "param_groups": groups, "step": steps}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -576,7 +597,9 @@ class Optimizer:
         if s["names"] is not None:
             names = iter(s["names"])
             groups = [{**g, "params": {next(names): a for a in g["params"]}} for g in groups]
-        Optimizer.__init__(self, groups, s["defaults"], s["backend"] if s["backend"] == "numpy" else "auto", s["n_threads"])
+        Optimizer.__init__(
+            self, groups, s["defaults"], s["backend"] if s["backend"] == "numpy" else "auto", s["n_threads"]
+        )
         if s["single"]:
             self._single = True
         self.load_state_dict(s["state_dict"])
@@ -619,12 +642,18 @@ def choose_backend(backend: str) -> str:
         backend = known("FASTOPT_BACKEND", os.environ.get("FASTOPT_BACKEND") or "auto")
     if kernels.isa is None:
         if backend == "native":
-            raise UnsupportedError("backend='native', but fastopt was installed without compiled kernels (FASTOPT_PURE=1)")
+            raise UnsupportedError(
+                "backend='native', but fastopt was installed without compiled kernels (FASTOPT_PURE=1)"
+            )
         if backend == "auto":
             global _warned
             if not _warned:
-                warnings.warn("fastopt was installed without compiled kernels; its NumPy references are used, which are "
-                              "slow. Install it with a C compiler, and without FASTOPT_PURE", RuntimeWarning, stacklevel=4)
+                warnings.warn(
+                    "fastopt was installed without compiled kernels; its NumPy references are used, which are "
+                    "slow. Install it with a C compiler, and without FASTOPT_PURE",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
             _warned = True
         return "numpy"
     return "native" if backend == "auto" else backend
@@ -642,7 +671,9 @@ def arena(like: Sequence[Array]) -> list[Array]:
     memory = np.empty(total + ALIGN, np.uint8)
     first = -checks.address(memory) % ALIGN
     return [
-        memory[first + at : first + at + a.nbytes].view(a.dtype).reshape(a.shape, order="C" if a.flags.c_contiguous else "F")
+        memory[first + at : first + at + a.nbytes]
+        .view(a.dtype)
+        .reshape(a.shape, order="C" if a.flags.c_contiguous else "F")
         for a, at in zip(like, offsets, strict=True)
     ]
 
@@ -661,6 +692,6 @@ def merge(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 def refuse_overlap(params: Sequence[Array], labels: Sequence[str]) -> None:
     """Raise if two parameters share memory; neighbours may touch."""
     spans = sorted((*checks.byte_range(a), label) for a, label in zip(params, labels, strict=True) if a.size)
-    for (_, end, one), (begin, _, other) in zip(spans, spans[1:], strict=False):
+    for (_, end, one), (begin, _, other) in itertools.pairwise(spans):
         if begin < end:
             raise OverlapError(f"{one} and {other} share memory; each parameter must be given once, as one array")

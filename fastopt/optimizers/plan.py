@@ -16,7 +16,14 @@ class NumpyPlan:
     """What ``kernels.drivers.Plan`` does, one array operation at a time."""
 
     def __init__(
-        self, host: Any, ndarray: type, params: Sequence[Array], names: Any, single: bool, n_groups: int, n_threads: int,
+        self,
+        host: Any,
+        ndarray: type,
+        params: Sequence[Array],
+        names: Any,
+        single: bool,
+        n_groups: int,
+        n_threads: int,
         steps: int,
     ) -> None:
         self.host, self.params, self.single, self.steps = host, params, single, steps
@@ -34,7 +41,16 @@ class NumpyPlan:
         self._groups[q] = {"reference": reference, "negate": negate, "couple": couple, "shrink": shrink}
 
     def set_param(
-        self, i: int, group: int, address: int, itemsize: int, shape: Any, strides: Any, states: Any, counter: int, born: int
+        self,
+        i: int,
+        group: int,
+        address: int,
+        itemsize: int,
+        shape: Any,
+        strides: Any,
+        states: Any,
+        counter: int,
+        born: int,
     ) -> None:
         self._group_of[i], self._counters[i], self._borns[i] = group, counter, born
         self._layouts[i] = layout(self.params[i])

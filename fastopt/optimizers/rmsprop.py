@@ -29,7 +29,7 @@ def centered_variance(g: Array, v: Array, a: Array, keep: Any, take: Any) -> Arr
     v[...] = keep * v + take * (g * g)
     a[...] = keep * a + take * g
     variance = v - a * a
-    return np.where(variance < 0, v.dtype.type(0), variance)
+    return np.asarray(np.where(variance < 0, v.dtype.type(0), variance))
 
 
 def rmsprop_centered(p: Array, g: Array, v: Array, a: Array, h: Array) -> None:
@@ -107,8 +107,16 @@ class RMSprop(Optimizer):
         backend: str = "auto",
         n_threads: int | None = None,
     ) -> None:
-        options = dict(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum, centered=centered,
-                       maximize=maximize, decoupled_weight_decay=decoupled_weight_decay)
+        options = dict(
+            lr=lr,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            centered=centered,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
         super().__init__(params, options, backend, n_threads)
 
     @staticmethod

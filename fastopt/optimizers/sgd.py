@@ -87,8 +87,15 @@ class SGD(Optimizer):
         backend: str = "auto",
         n_threads: int | None = None,
     ) -> None:
-        options = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
-                       maximize=maximize, decoupled_weight_decay=decoupled_weight_decay)
+        options = dict(
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
         super().__init__(params, options, backend, n_threads)
 
     @classmethod

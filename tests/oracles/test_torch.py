@@ -155,10 +155,12 @@ class Pair:
             params, tensors, first = [], [], 0
             for n, options in groups:
                 part = list(self.keys[first : first + n])
-                params.append({
-                    "params": {k: named[k] for k in part} if self.named else [named[k] for k in part],
-                    **for_fastopt(name, options)[0],
-                })
+                params.append(
+                    {
+                        "params": {k: named[k] for k in part} if self.named else [named[k] for k in part],
+                        **for_fastopt(name, options)[0],
+                    }
+                )
                 tensors.append({"params": self.theirs[first : first + n], **for_torch(options)})
                 first += n
             assert first == len(start)

@@ -110,8 +110,15 @@ def environment(**more: str) -> dict[str, str]:
 
 def call(*command: str | Path, fails: bool = False, at: Path | None = None, **env: str) -> str:
     """Run a command, in a folder from which no source can be imported, and return what it printed."""
-    done = subprocess.run([str(c) for c in command], env=environment(**env), cwd=at, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900)
+    done = subprocess.run(
+        [str(c) for c in command],
+        env=environment(**env),
+        cwd=at,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=900,
+    )
     assert (done.returncode != 0) == fails, f"{' '.join(map(str, command))[:200]}\n{done.stdout[-4000:]}"
     return done.stdout
 
@@ -217,9 +224,13 @@ def expected(installed: Path) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------- what they hold
 
 
-def test_sdist_has_every_source_and_nothing_made(sdist, files):
+def contents(sdist: Path) -> set[str]:
     with tarfile.open(sdist) as tar:
-        names = {name.partition("/")[2] for name in tar.getnames() if tar.getmember(name).isfile()}
+        return {m.name.partition("/")[2] for m in tar.getmembers() if m.isfile()}
+
+
+def test_sdist_has_every_source_and_nothing_made(sdist, files):
+    names = contents(sdist)
     lost = {f for f in files if not f.startswith(".")} - names
     assert not lost, f"MANIFEST.in forgets {', '.join(sorted(lost))}"
     made = {n for n in names if re.search(r"\.(so|pyd|o|whl|pyc)$|spans\.pxi$|^(build|dist)/|^fastopt/.*\.c(pp)?$", n)}
@@ -341,8 +352,15 @@ def test_pure_install_without_a_compiler(pure, expected):
     assert found["native"].startswith("UnsupportedError") and "FASTOPT_PURE" in found["native"]
     forced = call(python, "-P", "-c", "import fastopt", fails=True, at=at, FASTOPT_ISA="baseline")
     assert "ImportError: FASTOPT_ISA='baseline'" in forced
-    quiet = call(python, "-P", "-W", "error", "-c",
-                 "import numpy, fastopt; fastopt.SGD(numpy.zeros(3), backend='numpy').step(numpy.ones(3))", at=at)
+    quiet = call(
+        python,
+        "-P",
+        "-W",
+        "error",
+        "-c",
+        "import numpy, fastopt; fastopt.SGD(numpy.zeros(3), backend='numpy').step(numpy.ones(3))",
+        at=at,
+    )
     assert quiet == ""
 
 
@@ -361,8 +379,20 @@ def test_pure_wheel_is_for_every_machine(sdist, home):
 
 
 def test_without_a_compiler_and_without_pure_the_build_says_so(sdist, home):
-    log = call(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", home / "none", sdist, fails=True, at=home,
-               CC="/bin/false", CXX="/bin/false")
+    log = call(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "-w",
+        home / "none",
+        sdist,
+        fails=True,
+        at=home,
+        CC="/bin/false",
+        CXX="/bin/false",
+    )
     assert "FASTOPT_PURE" in log
 
 
@@ -385,8 +415,20 @@ def test_a_compiler_without_openmp(sdist, home, installed, expected):
     compiler = home / "cc-without-openmp"
     compiler.write_text('#!/bin/sh\ncase " $* " in *openmp*) echo "no OpenMP here" >&2; exit 1;; esac\nexec cc "$@"\n')
     compiler.chmod(0o755)
-    log = call(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", home / "required", sdist, fails=True, at=home,
-               CC=str(compiler), FASTOPT_OPENMP="require")
+    log = call(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "-w",
+        home / "required",
+        sdist,
+        fails=True,
+        at=home,
+        CC=str(compiler),
+        FASTOPT_OPENMP="require",
+    )
     assert "FASTOPT_OPENMP=require, but no OpenMP was found" in log
     found = run(installed, build(sdist, home / "auto", CC=str(compiler)), FASTOPT_NUM_THREADS="2")
     assert found["config"]["OpenMP"].startswith("no") and found["threads"] == 1
@@ -394,8 +436,19 @@ def test_a_compiler_without_openmp(sdist, home, installed, expected):
 
 
 def test_an_unknown_value_of_openmp_is_refused(sdist, home):
-    log = call(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", home / "bad", sdist, fails=True, at=home,
-               FASTOPT_OPENMP="yes")
+    log = call(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "-w",
+        home / "bad",
+        sdist,
+        fails=True,
+        at=home,
+        FASTOPT_OPENMP="yes",
+    )
     assert "it must be auto, off or require" in log
 
 
@@ -426,7 +479,7 @@ def test_hostile_flags_in_the_environment_change_no_bit(kind, sdist, home, insta
             assert not re.search(r"%[yz]mm|\tv[a-z]", text), f"{name} has AVX instructions, so it cannot run everywhere"
 
 
-def test_a_build_in_a_used_tree_is_not_stale(files, home, installed, expected):
+def test_a_build_in_a_used_tree_is_not_stale(sdist, files, home, installed, expected):
     """What an earlier build left must not enter a later one that was asked for something else."""
     source = copy(files, home / "used")
     assert run(installed, build(source, home / "used-1"))["config"]["OpenMP"] == expected["config"]["OpenMP"]
@@ -438,3 +491,12 @@ def test_a_build_in_a_used_tree_is_not_stale(files, home, installed, expected):
     call("git", "init", "-q", at=source)
     left = call("git", "ls-files", "-o", "--exclude-standard", at=source).split("\n")
     assert set(left) - {""} <= set(files), "a build leaves files that .gitignore does not name"
+    for name in ("drivers.abi3.so", "builds/avx2_f32.c", "__pycache__/threads.cpython-311.pyc"):
+        (source / "fastopt/kernels" / name).parent.mkdir(exist_ok=True)
+        (source / "fastopt/kernels" / name).touch()
+    (source / "tests/__pycache__").mkdir(exist_ok=True)
+    (source / "tests/__pycache__/settings.cpython-311.pyc").touch()
+    call(sys.executable, "-m", "build", "--sdist", "--outdir", home / "used-4", source, at=home)
+    (again,) = (home / "used-4").glob("*.tar.gz")
+    more = contents(again) - contents(sdist)
+    assert not more, f"MANIFEST.in lets {', '.join(sorted(more))} from a used tree into the sdist"

@@ -1,0 +1,82 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..checks import Array
+
+OPENMP: int
+SPAN_OFFSET: int
+
+def cpu_level() -> int: ...
+def set_threads(n: int) -> None: ...
+def force(threads: int = 0, chunk: int = 0) -> None: ...
+def last_team() -> int: ...
+def is_fork_child() -> bool: ...
+
+class Plan:
+    busy: bool
+    steps: int
+    def __init__(
+        self,
+        host: Any,
+        ndarray: type,
+        params: Sequence[Array],
+        names: Sequence[str] | None,
+        single: bool,
+        n_groups: int,
+        n_threads: int,
+        steps: int,
+    ) -> None: ...
+    def set_group(
+        self,
+        q: int,
+        span: str,
+        n_states: int,
+        negate: bool,
+        couple: bool,
+        shrink: bool,
+        table: Mapping[str, Mapping[str, int]],
+    ) -> None: ...
+    def set_param(
+        self,
+        i: int,
+        group: int,
+        address: int,
+        itemsize: int,
+        shape: Sequence[int],
+        strides: Sequence[int],
+        states: Sequence[int],
+        counter: int,
+        born: int,
+    ) -> None: ...
+    def set_taken(self, ranges: Sequence[tuple[int, int]]) -> None: ...
+    def set_own(self, addresses: Sequence[int]) -> None: ...
+    def forget_scalars(self) -> None: ...
+    def counters(self) -> list[int]: ...
+    def borns(self) -> list[int]: ...
+    def hold(self, on: bool) -> None: ...
+    def step(self, grads: Any, own: bool = False) -> None: ...
+
+def samples(
+    addresses: Mapping[str, int],
+    span: str,
+    n_states: int,
+    loss: str,
+    parameter: float,
+    records: Array,
+    bias: Array | None,
+    stride: int,
+    indptr: Array,
+    indices: Array,
+    data: Array,
+    y: Array,
+    order: Array | None,
+    n: int,
+    longest: int,
+    h: Array,
+    one_row: bool,
+    scale: float,
+    shrink: float,
+    threads: int,
+) -> float: ...
+def inspect_rows(indptr: Array, indices: Array, n_rows: int, n_features: int, seen: Array) -> tuple[int, bool]: ...
+def sum_repeated(indptr: Array, indices: Array, data: Array, n_rows: int, place: Array) -> None: ...

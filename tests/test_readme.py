@@ -1,0 +1,37 @@
+"""The README's quick start runs as it stands, and is as short as it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_five_lines_run():
+    code = re.search(r"## Five lines\n+```python\n(.*?)```", README.read_text(), re.S).group(1)
+    assert len(code.strip().splitlines()) == 5
+    scope: dict[str, object] = {}
+    exec(code, scope)
+    w, b, opt = scope["w"], scope["b"], scope["opt"]
+    assert (w != 0).all() and (w[3] < w[0]).all() and (b != 0).all()
+    assert {k: s["step"] for k, s in opt.state_dict()["state"].items()} == {"w": 2, "b": 1}
+
+
+def test_what_the_readme_names_exists():
+    text = README.read_text()
+    makefile = (README.parent / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", text):
+        assert re.search(rf"^{target}:", makefile, re.M) or target in ("it",), target
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)|`((?:tests|bench|fastopt)/[\w./]+)`", text):
+        assert (README.parent / (path[0] or path[1])).exists(), path
+
+
+def test_models_example_runs(rng: np.random.Generator):
+    X, y = rng.standard_normal((50, 4)), rng.random(50) < 0.5
+    code = re.search(r"## Linear models on sparse data\n+```python\n(.*?)```", README.read_text(), re.S).group(1)
+    scope: dict[str, object] = {"X": X, "y": y}
+    exec(code, scope)
+    assert scope["model"].t_ == 150

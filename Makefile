@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 KERNELS := $(wildcard csrc/*.h fastopt/kernels/*.pyx fastopt/kernels/*.pxi fastopt/kernels/builds/*.pyx)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test oracles bench vec lint wheel clean
+.PHONY: demo test oracles packaging bench vec lint wheel clean
 
 # Editable: Python files are used as they are, compiled files are built again when their sources change.
 $(VENV)/package: pyproject.toml setup.py $(KERNELS)
@@ -32,17 +32,23 @@ demo: $(VENV)/flights  ## train all eight optimizers on a year of flights, besid
 	$(BIN)/fastopt demo
 
 test: $(VENV)/test $(VENV)/flights  ## everything but the comparisons with torch
-	$(BIN)/python -m pytest tests --ignore=tests/oracles
+	$(BIN)/python -m pytest tests --ignore=tests/oracles --ignore=tests/packaging
 
 oracles: $(VENV)/oracles  ## compare with PyTorch
 	$(BIN)/python -m pytest tests/oracles
+
+packaging: $(VENV)/test $(VENV)/flights  ## build wheels in several ways, install them without a compiler, run them
+	$(PIP) install build
+	$(BIN)/python -m pytest tests/packaging
 
 bench: $(VENV)/oracles  ## time against torch, numba and scikit-learn, in one process, interleaved
 	$(PIP) install --group bench
 	$(BIN)/python -m pytest bench --benchmark-columns=min,median,rounds
 	$(BIN)/python bench/compare.py
+	$(BIN)/python bench/linear.py
 
 vec: $(VENV)/test  ## fail if the compiler did not vectorize a loop of a span
+	$(PIP) install "cython>=3.3.1"
 	$(BIN)/python bench/vec.py
 
 lint: $(VENV)/test

@@ -20,6 +20,8 @@ cdef extern from "Python.h":
         Py_ssize_t *strides
     const int PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE
     int PyObject_GetBuffer(object o, View *view, int flags) except -1
+    int try_buffer "PyObject_GetBuffer"(object o, View *view, int flags) noexcept
+    void PyErr_Clear()
     void PyBuffer_Release(View *view)
 
 cdef extern from "fo_cpu.h" nogil:
@@ -332,7 +334,8 @@ cdef class Plan:
     `host` is the optimizer. Whatever is out of the ordinary is asked of it: it explains what is wrong with an argument
     by raising, converts what can be converted, and makes tables of scalars. All of that happens before the first write.
     """
-    cdef object host, names, params, ndarray
+    cdef object host, names, ndarray
+    cdef list params
     cdef Work *work
     cdef Param *param
     cdef Group *group
@@ -346,6 +349,7 @@ cdef class Plan:
     cdef readonly int64_t steps
     cdef bint mapping, single
     cdef list tables
+    cdef list dtypes
     cdef list held                      # what a step uses must live until its end
     cdef block_t ops[2][3]
 
@@ -362,6 +366,7 @@ cdef class Plan:
         if not (self.work and self.param and self.group and self.views and self.low and self.high):
             raise MemoryError
         self.tables, self.held, self.window = [], [], 1
+        self.dtypes = [a.dtype for a in self.params]
 
     def __dealloc__(self):
         cdef Py_ssize_t i
@@ -517,9 +522,9 @@ cdef class Plan:
 
     cdef bint same_layout(self, Param *q, View *v, int itemsize) noexcept:
         cdef int k
-        if v.ndim != q.ndim or v.itemsize != itemsize or v.format == NULL:
+        if v.ndim != q.ndim or v.itemsize != itemsize:
             return False
-        if v.format[0] != (c"f" if itemsize == 4 else c"d") or v.format[1] != 0:
+        if v.format != NULL and (v.format[0] != (c"f" if itemsize == 4 else c"d") or v.format[1] != 0):
             return False
         for k in range(v.ndim):
             if v.shape[k] != q.shape[k]:
@@ -530,16 +535,21 @@ cdef class Plan:
                     return False
         return True
 
+    cdef bint get_buffer(self, object a, Py_ssize_t i, View *v, int flags) except -1:
+        # NumPy composes the format anew at each request. It can be spared where the dtype is the object it was.
+        if a.dtype is not self.dtypes[i]:
+            flags |= PyBUF_FORMAT
+        if try_buffer(a, v, flags) < 0:     # the host will find out why
+            PyErr_Clear()
+            v.obj = NULL
+            return False
+        return True
+
     cdef int take_param(self, Py_ssize_t i) except -1:
         cdef View *v = &self.views[2 * i]
         cdef Param *q = &self.param[i]
-        cdef bint fine = False
-        try:
-            PyObject_GetBuffer(self.params[i], v, PyBUF_FORMAT | PyBUF_STRIDES | PyBUF_WRITABLE)
-            fine = (v.buf == self.work[i].p or q.n == 0) and self.same_layout(q, v, self.work[i].itemsize)
-        except Exception:
-            v.obj = NULL
-        if not fine:
+        if not (self.get_buffer(self.params[i], i, v, PyBUF_STRIDES | PyBUF_WRITABLE)
+                and (v.buf == self.work[i].p or q.n == 0) and self.same_layout(q, v, self.work[i].itemsize)):
             self.host._explain_parameter(i)
         return 0
 
@@ -550,17 +560,12 @@ cdef class Plan:
         cdef Work *w = &self.work[i]
         cdef View ids_view
         w.size, w.ids = q.n, NULL
-        if type(g) is self.ndarray:
-            try:
-                PyObject_GetBuffer(g, v, PyBUF_FORMAT | PyBUF_STRIDES)
-                if (self.same_layout(q, v, w.itemsize) and <uintptr_t>v.buf % w.itemsize == 0
-                        and (q.n == 0
-                             or self.in_free_memory(q, <uintptr_t>v.buf, <uintptr_t>v.buf + q.n * w.itemsize))):
-                    w.g = <const char *>v.buf
-                    return 0
-                PyBuffer_Release(v)
-            except Exception:
-                v.obj = NULL
+        if type(g) is self.ndarray and self.get_buffer(g, i, v, PyBUF_STRIDES):
+            if (self.same_layout(q, v, w.itemsize) and <uintptr_t>v.buf % w.itemsize == 0
+                    and (q.n == 0 or self.in_free_memory(q, <uintptr_t>v.buf, <uintptr_t>v.buf + q.n * w.itemsize))):
+                w.g = <const char *>v.buf
+                return 0
+            PyBuffer_Release(v)
         ids, values = self.host._convert_gradient(i, g)     # raises, or gives what can be used as it stands
         PyObject_GetBuffer(values, v, PyBUF_FORMAT | PyBUF_STRIDES)
         w.g = <const char *>v.buf

@@ -254,6 +254,7 @@ def _train(args: argparse.Namespace) -> int:
 def _read(args: argparse.Namespace, classify: bool) -> tuple[Any, Any, Any]:
     """Features, targets and, for CSV, the hasher."""
     from .models.features import ColumnHasher, read_csv, read_svmlight
+    from .models.linear import merged
 
     if not args.path.split(".gz")[0].endswith(".csv"):
         if args.label or args.columns or args.cross or args.above is not None:
@@ -285,7 +286,7 @@ def _read(args: argparse.Namespace, classify: bool) -> tuple[Any, Any, Any]:
             f"--label {args.label} has {len(np.unique(y))} distinct values, a classifier needs 2; try --above"
         )
     hasher = ColumnHasher(2 ** checks.integer(1, 30)("--bits", args.bits), columns, crosses)
-    return hasher.transform(table), np.asarray(y), hasher
+    return merged(hasher.transform(table)), np.asarray(y), hasher
 
 
 def _numbers(texts: Any) -> Any:
@@ -307,13 +308,13 @@ def _numbers(texts: Any) -> Any:
 def _demo(args: argparse.Namespace) -> int:
     from .models import flights
     from .models.features import ColumnHasher
-    from .models.linear import LinearClassifier
+    from .models.linear import LinearClassifier, merged
 
     start = time.perf_counter()
     table = flights.load(args.path)
     read = time.perf_counter() - start
     start = time.perf_counter()
-    X = ColumnHasher(2**20, flights.COLUMNS, flights.CROSSES).transform(table.columns)
+    X = merged(ColumnHasher(2**20, flights.COLUMNS, flights.CROSSES).transform(table.columns))
     hashed = time.perf_counter() - start
     y, day = table.late, table.day
     if args.quick:

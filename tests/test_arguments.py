@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import math
+import sys
+import tracemalloc
 import types
 import warnings
 from collections import OrderedDict
@@ -1373,9 +1376,10 @@ def test_sparse_sum(how, shape, backend, rng):
     for dtype in (np.float32, np.float64):
         for order in (ids, ids[::-1]):  # strided as well
             start = rng.standard_normal(shape).astype(dtype)
-            v = (rng.standard_normal((len(ids), *shape[1:])) * 10 ** rng.uniform(-3, 3, (len(ids), *shape[1:]))).astype(
-                dtype
-            )
+            v = rng.standard_normal((len(ids), *shape[1:])).astype(dtype)
+            v *= 10 ** rng.uniform(-3, 3, v.shape).astype(dtype)
+            v[rng.random(v.shape) < 0.4] = -0.0  # which only a sum that starts from the first one keeps
+            start[rng.random(start.shape) < 0.4] = -0.0
             p = start.copy()
             opt = fastopt.SGD(p, lr=1.0, backend=backend)
             given = SparseGrad(order, v)
@@ -1472,3 +1476,53 @@ def test_sparse_gradient_is_read_at_the_step(backend):
     ids[:] = 1
     opt.step(g)
     assert p.tolist() == [[-1, -1], [4, 4], [0, 0], [5, 5]]
+
+
+# ----------------------------------------------------------------------------------------------------- nothing is kept
+
+
+@each_backend
+def test_steps_and_refusals_keep_nothing(backend):
+    """Neither references to the caller's arrays, nor exports of their memory, nor memory."""
+    p, t = np.ones(50, np.float32), np.ones((50, 2), np.float32)
+    opt = fastopt.Adam([p, t], backend=backend)
+    g, strided, ids, v = np.ones(50, np.float32), spread(np.ones(50, np.float32)), np.array([3, 3, 1]), values(3, (2,))
+    calls: list[tuple[Any, Any]] = [
+        ([g, SparseGrad(ids, v)], None),
+        ([strided, None], None),
+        ([g, np.ones((50, 2), np.float32, order="F")], None),
+        ([g, SparseGrad(ids + 48, v)], IndexRangeError),
+        ([g, SparseGrad(ids, v[:2])], ShapeError),
+        ([g, g], ShapeError),
+        ([strided, p], ShapeError),
+        ([p, t], OverlapError),
+        ([g, 3], DTypeError),
+        ([g], ShapeError),
+        (g, DTypeError),
+    ]
+
+    def go() -> None:
+        for grads, error in calls:
+            if error is None:
+                opt.step(grads)
+            else:
+                with pytest.raises(error):
+                    opt.step(grads)
+        opt.param_groups[0]["lr"] = 1e-3
+
+    for _ in range(300):  # whatever is remembered has reached its size
+        go()
+    gc.collect()
+    counts = [sys.getrefcount(x) for x in (p, t, g, strided, ids, v)]
+    tracemalloc.start()
+    try:
+        go()
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(200):
+            go()
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 20_000
+    finally:
+        tracemalloc.stop()
+    assert [sys.getrefcount(x) for x in (p, t, g, strided, ids, v)] == counts

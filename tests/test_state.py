@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import needs_native
 from settings import assert_bits, case_id, cases
 from test_arguments import BACKENDS, OPTIMIZERS, Bomb, each_backend, each_optimizer, refused, snapshot
 
@@ -318,6 +319,7 @@ MALFORMED: dict[str, tuple[Callable[[dict], Any], Any, tuple[str, ...]]] = {
     "entry None": (change(*B, to=None), StateError, ("'b'", "dict")),
     "entry list": (change(*B, to=list), StateError, ("'b'", "dict")),
     "entry array": (change(*B, to=np.zeros(3)), StateError, ("'b'", "dict")),
+    "step missing": (change(*B, "step", to=KeyError), StateError, ("'b'", "step")),
     "state array missing": (change(*B, "exp_avg", to=KeyError), StateError, ("'b'", "exp_avg")),
     "state array too much": (
         change(*B, to=lambda e: {**e, "max_exp_avg_sq": e["exp_avg"]}),
@@ -845,18 +847,18 @@ def test_counters_that_drift_apart(case):
 
 @pytest.mark.parametrize("name", ["adam", "sgd", "adagrad"])
 def test_more_histories_than_the_plan_remembers(name):
-    """Hundreds of parameters, each with a counter of its own, in one step."""
+    """More parameters with counters of their own than there are tables of scalars, in one step."""
     rng = np.random.default_rng(18)
     options = {"adam": {"lr": 0.1}, "sgd": {"momentum": 0.9, "dampening": 0.5}, "adagrad": {"lr_decay": 0.25}}[name]
-    start = [rng.standard_normal(2).astype(t) for t in (np.float32, np.float64) for _ in range(150)]
+    start = [rng.standard_normal(2).astype(t) for t in (np.float32, np.float64) for _ in range(80)]
     opts = both(name, start, **options)
     g = [rng.standard_normal(2).astype(p.dtype) for p in start]
-    for k in range(150):  # parameter i takes part from step i % 150 on: then all counters differ
+    for k in range(80):  # parameter i takes part from step i % 80 on: then all counters differ
         for opt in opts:
-            opt.step([x if i % 150 <= k else None for i, x in enumerate(g)])
+            opt.step([x if i % 80 <= k else None for i, x in enumerate(g)])
     for k in range(12):
         for opt in opts:
-            opt.step(g if k % 3 else g[:200] + [None] * 100)
+            opt.step(g if k % 3 else g[:100] + [None] * 60)
     for opt in opts:
         assert_same(opt, opts[-1])
 
@@ -937,6 +939,92 @@ def test_options_changed_in_mid_run_are_equal_between_backends(name):
             assert_same(clone, opt)
         for opt in opts:
             assert_same(opt, opts[-1])
+
+
+SPACE: dict[str, dict[str, list[Any]]] = {
+    "sgd": {"momentum": [0.0, 0.5, 0.9], "dampening": [0.0, 0.5, 1.0], "nesterov": [False, True]},
+    "adagrad": {"lr_decay": [0.0, 0.1], "eps": [0.0, 1e-10]},
+    "adadelta": {"rho": [0.0, 0.5, 0.9], "eps": [0.0, 1e-6]},
+    "rmsprop": {"alpha": [0.0, 0.9], "centered": [False, True], "momentum": [0.0, 0.9], "eps": [0.0, 1e-8]},
+    "adam": {"betas": [(0.9, 0.999), (0.0, 0.0), (0.5, 0.9)], "amsgrad": [False, True], "eps_form": ["outside", "hat"]},
+    "adamw": {"betas": [(0.9, 0.999), (0.5, 0.5)], "amsgrad": [False, True]},
+}
+ANY: dict[str, list[Any]] = {
+    "lr": [0.0, 1e-3, 1.0],
+    "weight_decay": [0.0, 0.1],
+    "maximize": [False, True],
+    "decoupled_weight_decay": [False, True],
+}
+ODD_SHAPES = [(), (0,), (1,), (7,), (3, 4), (4, 1), (2, 3, 2), (0, 3), (3, 0), (17, 20), (300,)]
+
+
+@needs_native
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", SPACE)
+def test_random_lives(name, seed, forced):
+    """Anything in any order: steps of all kinds, edits, refusals, saves, clones, new groups. Native equals NumPy."""
+    rng = np.random.default_rng([seed, len(name)])
+
+    def pick(choices: list[Any]) -> Any:
+        return choices[rng.integers(len(choices))]
+
+    def array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        return np.array(rng.standard_normal(shape), dtype, order=pick(["C", "F"]))
+
+    def gradient(p: np.ndarray) -> Any:
+        kind = rng.random()
+        if kind < 0.25:
+            return None
+        if kind < 0.5 and p.ndim and p.flags.c_contiguous:
+            n = rng.integers(6) if len(p) else 0
+            ids = rng.integers(len(p), size=n) if n else np.zeros(0, np.int64)
+            return SparseGrad(ids, array((n, *p.shape[1:]), p.dtype))
+        g = array(p.shape, p.dtype)
+        return g if kind < 0.9 else np.full_like(g, pick([0.0, -0.0, np.inf, np.nan, 1e-40]))
+
+    start = [array(pick(ODD_SHAPES), pick([np.float32, np.float64])) for _ in range(rng.integers(1, 6))]
+    opts = both(name, start)
+    for _ in range(60):
+        act = pick(["step"] * 8 + ["edit"] * 2 + ["save", "clone", "add", "own", "refuse"])
+        if act == "step":
+            g = [gradient(p) for p in params_of(opts[0])]
+            for opt, chunk in zip(opts, (pick([0, 3]), 0), strict=True):
+                forced(2 if chunk else 0, chunk)
+                opt.step(g)
+        elif act == "edit":
+            space = {**SPACE[name], **ANY}
+            key, q, fine = pick(list(space)), rng.integers(len(opts[0].param_groups)), []
+            value = pick(space[key])
+            for opt in opts:
+                try:
+                    opt.param_groups[q][key] = value
+                except HyperParameterError:
+                    fine.append(False)
+                else:
+                    fine.append(True)
+            assert fine[0] == fine[1]
+        elif act == "save":
+            for opt, d in zip(opts, [opt.state_dict() for opt in reversed(opts)], strict=True):
+                opt.load_state_dict(d)
+        elif act == "clone":
+            opts = [pick([copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])(opt) for opt in opts]
+        elif act == "add" and len(params_of(opts[0])) < 10:
+            a = array(pick(ODD_SHAPES), np.float32)
+            for opt in opts:
+                opt.add_param_group({"params": [a.copy(order="K")], "lr": 0.25})
+        elif act == "own":
+            g = [array(p.shape, p.dtype) for p in params_of(opts[0])]
+            for opt in opts:
+                for mine, x in zip(opt.grads, g, strict=True):
+                    mine[...] = x
+                opt.step()
+        elif act == "refuse":
+            g = [np.ones_like(p) for p in params_of(opts[0])]
+            g[rng.integers(len(g))] = pick([1, "x", np.ones((9, 9, 9)), np.ones(3, int)])
+            for opt in opts:
+                with refused(FastoptError, opt=opt):
+                    opt.step(g)
+        assert_same(*opts)
 
 
 @each_backend

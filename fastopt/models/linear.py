@@ -26,6 +26,43 @@ _MODES = ("sequential", "hogwild", "minibatch")
 _THREADS = kernels.threads.LIMIT
 
 
+def csr_rows(X: Any) -> tuple[Array, Array, Array]:
+    """Checked CSR arrays of `X`: offsets (int64), indices (int32) in range and unique in their row, data."""
+    if not sparse.issparse(X):
+        X = sparse.csr_array(X)
+    n_rows, n_features = X.shape
+    if n_features >= 2**31 or n_rows >= 2**31:
+        raise UnsupportedError(f"X has shape {X.shape}; at most 2**31 - 1 rows and features are possible")
+    indptr, indices, data = np.asarray(X.indptr, np.int64), X.indices, np.ascontiguousarray(X.data)
+    steps = np.diff(indptr)
+    if (
+        len(indptr) != n_rows + 1
+        or indptr[0] != 0
+        or steps.min(initial=0) < 0
+        or indptr[-1] > min(len(indices), len(data))
+    ):
+        raise LayoutError("X is not a valid CSR matrix: indptr must rise from 0 to at most the number of entries")
+    if indices.dtype != np.int32:
+        out = (indices < 0) | (indices >= n_features)  # before they are narrowed
+        indices = np.where(out, -1, indices).astype(np.int32)
+    indices = np.ascontiguousarray(indices)
+    inspect = reference.inspect_rows if kernels.drivers is None else kernels.drivers.inspect_rows
+    repeated, bad = inspect(indptr, indices, n_rows, n_features, np.zeros(n_features, np.int32))
+    if bad:
+        raise IndexRangeError(f"X has a column index outside 0 to {n_features - 1}")
+    if repeated:
+        indptr, indices, data = indptr.copy(), indices.copy(), data.copy()
+        add = reference.sum_repeated if kernels.drivers is None else kernels.drivers.sum_repeated
+        add(indptr, indices, data, n_rows, np.full(n_features, -1, np.int64))
+    return indptr, indices, data
+
+
+def merged(X: Any) -> Any:
+    """`X` as a CSR matrix in which no row repeats an index: repeated entries are summed into the first, in order."""
+    indptr, indices, data = csr_rows(X)
+    return sparse.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=X.shape)
+
+
 class _Linear(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share: parameters, checks of the data, training, linear scores."""
 
@@ -83,36 +120,6 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
             return 1
         return config.get_num_threads() if self.n_jobs == -1 else int(self.n_jobs)
 
-    def _rows(self, X: Any) -> tuple[Array, Array, Array]:
-        """Checked CSR arrays of `X`: offsets (int64), indices (int32) in range and unique in their row, data."""
-        if not sparse.issparse(X):
-            X = sparse.csr_array(X)
-        n_rows, n_features = X.shape
-        if n_features >= 2**31 or n_rows >= 2**31:
-            raise UnsupportedError(f"X has shape {X.shape}; at most 2**31 - 1 rows and features are possible")
-        indptr, indices, data = np.asarray(X.indptr, np.int64), X.indices, np.ascontiguousarray(X.data)
-        steps = np.diff(indptr)
-        if (
-            len(indptr) != n_rows + 1
-            or indptr[0] != 0
-            or steps.min(initial=0) < 0
-            or indptr[-1] > min(len(indices), len(data))
-        ):
-            raise LayoutError("X is not a valid CSR matrix: indptr must rise from 0 to at most the number of entries")
-        if indices.dtype != np.int32:
-            out = (indices < 0) | (indices >= n_features)  # before they are narrowed
-            indices = np.where(out, -1, indices).astype(np.int32)
-        indices = np.ascontiguousarray(indices)
-        inspect = reference.inspect_rows if kernels.drivers is None else kernels.drivers.inspect_rows
-        repeated, bad = inspect(indptr, indices, n_rows, n_features, np.zeros(n_features, np.int32))
-        if bad:
-            raise IndexRangeError(f"X has a column index outside 0 to {n_features - 1}")
-        if repeated:
-            indptr, indices, data = indptr.copy(), indices.copy(), data.copy()
-            add = reference.sum_repeated if kernels.drivers is None else kernels.drivers.sum_repeated
-            add(indptr, indices, data, n_rows, np.full(n_features, -1, np.int64))
-        return indptr, indices, data
-
     # ----------------------------------------------------------------------------------------------------- training
 
     def _start(self, n_features: int, dtype: Any) -> None:
@@ -141,7 +148,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         self.n_features_in_ = len(coef)
 
     def _passes(self, X: Any, y: Array, epochs: int, fresh: bool) -> None:
-        indptr, indices, data = self._rows(X)
+        indptr, indices, data = csr_rows(X)
         if fresh:
             self._start(X.shape[1], data.dtype)
         self._trainer.set_rate(float(self.lr), float(self.l2))

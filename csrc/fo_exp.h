@@ -1,7 +1,7 @@
 /* exp from IEEE operations in a fixed order, so that every machine, build and the NumPy reference give the same bits.
    x = k ln 2 + r with |r| <= 0.3466; exp(r) by its Taylor polynomial of degree 13 (truncation below 2^-57); the scale
    2^k in two factors, so that results in the subnormal range are rounded once. Error below 1 ulp (measured in
-   tests/test_scores.py). */
+   tests/test_models.py). */
 #ifndef FO_EXP_H
 #define FO_EXP_H
 

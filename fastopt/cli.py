@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import checks, config
-from .errors import FastoptError, HyperParameterError, ShapeError, UnsupportedError
+from .errors import FastoptError, HyperParameterError, NonFiniteError, ShapeError, UnsupportedError
 from .optimizers.base import ALIASES, Optimizer
 from .version import __version__
 
@@ -28,6 +29,8 @@ DEMO_RATES = {
     "adam": 0.003,
     "adamw": 0.003,
 }
+#: AdamW's weight decay; the others have none.
+DEMO_DECAY = {"adamw": 1e-4}
 #: Each pass of the demo runs at this part of the rate: without a fall at the end the last samples count too much.
 DEMO_PASSES = (1.0, 0.5, 0.25, 0.1)
 
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = args.run(args)
         return status
-    except (FastoptError, FileNotFoundError) as error:
+    except (FastoptError, OSError) as error:
         print(f"fastopt: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -219,6 +222,14 @@ def _train(args: argparse.Namespace) -> int:
 
     checks.integer(1)("--epochs", args.epochs)
     checks.number(0.0, 1.0, closed_low=False, closed_high=False)("--hold-out", args.hold_out)
+    checks.integer(0)("--seed", args.seed)
+    for option, path in (("--out", args.out), ("--plot", args.plot)):  # before the work, not after
+        if path and (os.path.isdir(path) or not os.path.isdir(os.path.dirname(os.path.abspath(path)))):
+            raise HyperParameterError(
+                f"{option} {path} cannot be written: it is a folder, or its folder does not exist"
+            )
+    if args.plot and os.path.splitext(args.plot)[1] not in (".png", ".pdf", ".svg"):
+        raise HyperParameterError(f"--plot {args.plot} must end in .png, .pdf or .svg")
     classify = args.loss in CLASSIFIER_LOSSES
     names = sorted({*Optimizer.known, *ALIASES}) if args.optimizer == "all" else args.optimizer.split(",")
     start = time.perf_counter()
@@ -238,7 +249,12 @@ def _train(args: argparse.Namespace) -> int:
         for name in names:
             model = cls(args.loss, optimizer=name, lr=args.lr[0], l2=args.l2, mode=args.mode, n_jobs=args.jobs)
             bar.set_description(name)
-            results.append(_fit(name, model, args.lr, args.epochs, data, args.seed, bar.update))
+            try:
+                results.append(_fit(name, model, args.lr, args.epochs, data, args.seed, bar.update))
+            except NonFiniteError as error:
+                bar.write(f"{name}: {error}", file=sys.stderr)
+    if not results:
+        raise NonFiniteError("every optimizer diverged; use a smaller --lr")
     score = "AUC" if classify else "R^2"
     print(_table(["optimizer", "held-out loss", score, "seconds", "million non-zeros/s"], [r.row() for r in results]))
     if args.plot:
@@ -256,7 +272,8 @@ def _read(args: argparse.Namespace, classify: bool) -> tuple[Any, Any, Any]:
     from .models.features import ColumnHasher, read_csv, read_svmlight
     from .models.linear import merged
 
-    if not args.path.split(".gz")[0].endswith(".csv"):
+    name = os.path.basename(args.path)
+    if not name.removesuffix(".gz").removesuffix(".bz2").endswith(".csv"):
         if args.label or args.columns or args.cross or args.above is not None:
             raise HyperParameterError("--label, --above, --columns and --cross are for .csv files")
         return *read_svmlight(args.path), None
@@ -264,6 +281,8 @@ def _read(args: argparse.Namespace, classify: bool) -> tuple[Any, Any, Any]:
         raise HyperParameterError("a .csv file needs --label COLUMN")
     crosses = [tuple(c.split("*")) for c in args.cross]
     columns = None
+    if args.label in [*(args.columns or "").split(","), *(c for cross in crosses for c in cross)]:
+        raise HyperParameterError(f"--label {args.label} cannot be a feature as well")
     if args.columns is not None:
         columns = [c for c in args.columns.split(",") if c]
         names = dict.fromkeys([*columns, *(c for cross in crosses for c in cross), args.label])
@@ -276,7 +295,7 @@ def _read(args: argparse.Namespace, classify: bool) -> tuple[Any, Any, Any]:
     label = table[args.label].to_numpy()
     if args.above is not None or not classify:
         number = _numbers(label)
-        known = ~np.isnan(number)
+        known = np.isfinite(number)
         table = table.filter(known)
         y: Any = number[known] > args.above if args.above is not None else number[known]
     else:
@@ -337,7 +356,7 @@ def _demo(args: argparse.Namespace) -> int:
             results.append(
                 _fit(
                     name,
-                    LinearClassifier(optimizer=name),
+                    LinearClassifier(optimizer=name, l2=DEMO_DECAY.get(name, 0.0)),
                     [lr * part for part in DEMO_PASSES],
                     len(DEMO_PASSES),
                     data,
@@ -404,7 +423,15 @@ def _tune(X: Any, y: Any, day: Any) -> dict[str, float]:
             for factor in grid:
                 lr = float(f"{usual * factor:.1g}")
                 rates = [lr * part for part in DEMO_PASSES]
-                fit = _fit(name, LinearClassifier(optimizer=name), rates, len(rates), data, 0, bar.update)
+                fit = _fit(
+                    name,
+                    LinearClassifier(optimizer=name, l2=DEMO_DECAY.get(name, 0.0)),
+                    rates,
+                    len(rates),
+                    data,
+                    0,
+                    bar.update,
+                )
                 tried[lr] = fit.losses[-1]
             best[name] = min(tried, key=lambda lr: tried[lr])
     return best

@@ -1,4 +1,5 @@
-"""The errors of fastopt. Every one is raised before the first byte is written, and leaves everything as it was.
+"""The errors of fastopt. Every one is raised before the first byte is written, and leaves everything as it was; but for
+`NonFiniteError` of a model whose training diverged.
 
 Each is also a ``ValueError``, a ``TypeError`` or an ``IndexError``, so that code which catches those keeps working.
 Messages say what is wrong, for which argument, what was expected, and the way out.

@@ -68,6 +68,7 @@ class SparseGrad:
                 f"{name}.values has shape {values.shape}, expected {(len(ids), *p.shape[1:])}: one row of the parameter "
                 f"(shape {p.shape}) for each of the {len(ids)} indices"
             )
+        ids = ids.copy()  # what is checked is what is used, whatever other threads do
         bad = (ids < 0) | (ids >= len(p))  # in the indices' own dtype: uint64 above 2**63 must not wrap
         if bad.any():
             at = int(bad.argmax())

@@ -84,6 +84,12 @@ def test_train_on_svmlight_and_regression(tmp_path, table, rng, capsys):
         (["--label", "delay", "--above", "10", "--optimizer", "adamm"], "adam"),
         (["--label", "delay", "--above", "10", "--hold-out", "1"], "hold-out"),
         (["--label", "color"], "3"),
+        (["--label", "delay", "--above", "10", "--columns", "color,delay"], "feature"),
+        (["--label", "delay", "--above", "10", "--cross", "color*delay"], "feature"),
+        (["--label", "delay", "--above", "10", "--out", "no/such/folder/m.npz"], "--out"),
+        (["--label", "delay", "--above", "10", "--plot", "p.xyz"], "--plot"),
+        (["--label", "delay", "--above", "10", "--seed", "-1"], "--seed"),
+        (["--label", "delay", "--loss", "squared_error", "--optimizer", "sgd", "--lr", "1e30"], "lr"),
         (["--label", "delay", "--above", "10", "--bits", "40"], "bits"),
     ],
 )

@@ -210,6 +210,27 @@ def test_hogwild_learns_as_well_and_only_hogwild_uses_threads(rng):
     assert_bits(one.coef_, LinearClassifier(epochs=2, random_state=0).fit(X, y).coef_)
 
 
+@pytest.mark.parametrize("n_jobs", [2, 64])
+def test_hogwild_with_more_threads_than_rows_and_a_strong_penalty(n_jobs, rng):
+    """Where rows share no feature and there is no intercept, threads cannot disturb each other."""
+    X, y = np.eye(5), np.array([0, 1, 0, 1, 1])
+    setting = {"optimizer": "sgd", "lr": 0.5, "fit_intercept": False, "shuffle": False}
+    want = LinearClassifier(**setting, epochs=30, l2=0.5).fit(X, y)
+    wild = LinearClassifier(**setting, epochs=30, l2=0.5, mode="hogwild", n_jobs=n_jobs).fit(X, y)
+    np.testing.assert_allclose(wild.coef_, want.coef_, rtol=1e-12)
+    X = (rng.random((300, 10)) < 0.5).astype(float)
+    y = X[:, 0] > 0.5
+    wild = LinearClassifier(optimizer="sgd", lr=0.3, l2=1e-3, mode="hogwild", n_jobs=200, random_state=0).fit(X, y)
+    assert wild.score(X, y) > 0.9
+
+
+def test_adam_and_adamw_are_one_where_the_penalty_is_decoupled(rng):
+    X, y = problem(rng, 300)
+    a, w = (LinearClassifier(optimizer=o, lr=0.01, l2=0.1, random_state=0).fit(X, y).coef_ for o in ("adam", "adamw"))
+    assert_bits(a, w)
+    assert (a != LinearClassifier(optimizer="adam", lr=0.01, random_state=0).fit(X, y).coef_).any()
+
+
 def test_repeated_indices_of_a_row_are_summed(rng):
     """As CSR means it; scipy's flags are not believed."""
     indptr = np.array([0, 4, 4, 7], np.int32)
@@ -240,15 +261,15 @@ def test_rows_are_inspected_alike_by_kernel_and_reference(rng):
         data = rng.standard_normal(indptr[-1]).astype(np.float32)
         results = []
         for inspect, add in [
-            (kernels.drivers.inspect_rows, kernels.drivers.sum_repeated),
-            (reference.inspect_rows, reference.sum_repeated),
+            (kernels.drivers.repeated_indices, kernels.drivers.sum_repeated),
+            (reference.repeated_indices, reference.sum_repeated),
         ]:
             found = inspect(indptr, indices, n, n_features, np.zeros(n_features, np.int32))
             p, i, d = indptr.copy(), indices.copy(), data.copy()
             add(p, i, d, n, np.full(n_features, -1, np.int64))
             results.append((found, p, i[: p[-1]], d[: p[-1]]))
         (f, p, i, d), (g, q, j, e) = results
-        assert tuple(map(int, f)) == tuple(map(int, g)) == (indptr[-1] - p[-1], 0)
+        assert f == g == indptr[-1] - p[-1]
         assert (p == q).all() and (i == j).all()
         assert_bits(d, e)
         matrix = scipy_sparse.csr_matrix((data, indices, indptr), shape=(n, n_features))
@@ -265,6 +286,9 @@ def test_partial_fit_goes_on(rng):
         b.partial_fit(X[part], y[part], classes=["no", "yes"])
     assert_bits(a.coef_, b.coef_)
     assert a.t_ == b.t_ == 800
+    with pytest.raises(fastopt.StateError, match="optimizer"):
+        b.set_params(optimizer="sgd").partial_fit(X, y)
+    b.set_params(optimizer="adam")
     before = b.coef_.copy()
     b.set_params(lr=0.0).partial_fit(X, y)
     assert_bits(b.coef_, before)
@@ -315,6 +339,8 @@ def test_hostile_csr_is_refused_and_a_fitted_model_unchanged(what, rng):
             call()
     assert_bits(model.coef_, before)
     assert model.t_ == 500
+    with pytest.raises((fastopt.FastoptError, ValueError)):
+        model.predict(bad)
 
 
 @pytest.mark.parametrize("change", [

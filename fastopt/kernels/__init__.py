@@ -44,6 +44,8 @@ def _choose() -> str | None:
             raise ImportError(f"FASTOPT_ISA={forced!r}, but fastopt was installed without compiled kernels")
         return None
     can = runnable()
+    if not can:
+        raise ImportError("fastopt has lost its compiled kernels: no build that this CPU runs is there; reinstall it")
     if not forced:
         return can[0]
     if forced not in LEVELS:

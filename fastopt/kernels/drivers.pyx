@@ -72,8 +72,7 @@ cdef enum:
     SHRINK = 1
     SPAN = 2
     HOLD_GIL = 16384        # below this many elements, letting go of the GIL costs more than it gives
-    WINDOW = 256            # rows of a table of scalars, at most
-    CLOCKS = 64             # tables kept, at most
+    WINDOW = 1024           # rows of a table of scalars, at most
 
 OPENMP = FO_OPENMP
 SPAN_OFFSET = SPAN
@@ -339,12 +338,12 @@ cdef class Plan:
     cdef Work *work
     cdef Param *param
     cdef Group *group
-    cdef Clock clock[CLOCKS]
+    cdef Clock *clock
     cdef View *views
     cdef uintptr_t *low
     cdef uintptr_t *high
     cdef Py_ssize_t count, n_taken
-    cdef int n_clocks, window, n_threads
+    cdef int n_clocks, most_clocks, window, n_threads
     cdef readonly bint busy
     cdef readonly int64_t steps
     cdef bint mapping, single
@@ -361,9 +360,12 @@ cdef class Plan:
         self.param = <Param *>PyMem_Calloc(self.count, sizeof(Param))
         self.group = <Group *>PyMem_Calloc(n_groups, sizeof(Group))
         self.views = <View *>PyMem_Calloc(2 * self.count, sizeof(View))
+        # A parameter needs one table at a time; the rest are those of times gone by.
+        self.most_clocks = 2 * self.count + 16
+        self.clock = <Clock *>PyMem_Calloc(self.most_clocks, sizeof(Clock))
         self.low = <uintptr_t *>PyMem_Calloc(5 * self.count + 2, sizeof(uintptr_t))
         self.high = <uintptr_t *>PyMem_Calloc(5 * self.count + 2, sizeof(uintptr_t))
-        if not (self.work and self.param and self.group and self.views and self.low and self.high):
+        if not (self.work and self.param and self.group and self.views and self.low and self.high and self.clock):
             raise MemoryError
         self.tables, self.held, self.window = [], [], 1
         self.dtypes = [a.dtype for a in self.params]
@@ -376,6 +378,7 @@ cdef class Plan:
         PyMem_Free(self.work)
         PyMem_Free(self.param)
         PyMem_Free(self.group)
+        PyMem_Free(self.clock)
         PyMem_Free(self.views)
         PyMem_Free(self.low)
         PyMem_Free(self.high)
@@ -483,7 +486,7 @@ cdef class Plan:
                 break
         else:
             k = self.n_clocks
-            if k == CLOCKS:                 # counters that drift apart: start again with what is needed now
+            if k == self.most_clocks:       # counters that drift apart: start again with what is needed now
                 self.held.extend(self.tables)           # this step may be using them
                 self.forget_scalars()
                 k = 0
@@ -732,7 +735,7 @@ cdef inline void fetch_records(const real *records, const int32_t *ids, Py_ssize
             FO_PREFETCH(records + ids[j])
     elif stride == 2:
         for j in range(n):
-            FO_PREFETCH(records + 2 * ids[j])
+            FO_PREFETCH(records + 2 * <Py_ssize_t>ids[j])
     else:
         for j in range(n):
             FO_PREFETCH(records + ids[j] * stride)
@@ -752,15 +755,13 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
     cdef const real *y = <const real *>m.y
     cdef const int32_t *ids
     cdef Py_ssize_t i, r, n, total, padded, j, at, ahead
-    cdef int q, _q
+    cdef int q
     cdef double scale = m.scale, shrink = m.shrink
     cdef real up, down
     cdef Py_ssize_t step
-    # The thread's share is steps k, k + threads, k + 2 threads, ... of the whole, as far as rates and scale go.
-    for _q in range(k):
-        scale = scale * m.shrink
-    for _q in range(threads - 1):
-        shrink = shrink * m.shrink
+    # With several threads the scale stands still during a call, which the caller keeps short enough for that.
+    if threads > 1:
+        shrink = 1.0
     for i in range(begin, end):
         r = m.order[i] if m.order != NULL else i
         at = m.indptr[r]
@@ -852,7 +853,7 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     Rule-blind: `addresses` is the table of the chosen build, `span` and `loss` are names in it. Arrays are contiguous,
     of one dtype, and have been checked by the caller: indices in range and unique in their row, rows of at most
     `longest` entries. `h`: a row of scalars for each sample, or one for all. With more than one thread the records are
-    shared without locks (Hogwild), and the steps' scalars are those of the sample's place, dealt round the threads.
+    shared without locks (Hogwild), and the scale shrinks at the end.
     """
     cdef Samples m
     cdef int k = 0, itemsize = data.itemsize
@@ -866,6 +867,8 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
         return scale
     if fo_is_fork_child or not FO_OPENMP:
         threads = 1
+    if threads > n:
+        threads = <int>n
     at = addresses[span]
     m.span = <span_t><void *>at
     at = addresses["learn_" + loss]
@@ -904,8 +907,8 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     return scale
 
 
-def inspect_rows(indptr, indices, Py_ssize_t n_rows, Py_ssize_t n_features, seen):
-    """Look at every index of CSR rows once: (entries that repeat an index of their row, is there one out of range?).
+def repeated_indices(indptr, indices, Py_ssize_t n_rows, Py_ssize_t n_features, seen):
+    """How many entries of CSR rows repeat an index of their row; indices have been checked.
 
     `seen`: int32 zeros, one for each feature, overwritten; it is used only for rows that are not sorted.
     """
@@ -913,22 +916,17 @@ def inspect_rows(indptr, indices, Py_ssize_t n_rows, Py_ssize_t n_features, seen
     cdef const int32_t *ids = <const int32_t *>buffer(indices)
     cdef int32_t *last = <int32_t *>buffer(seen, 1)
     cdef Py_ssize_t r, j, repeated = 0
-    cdef bint bad, rising
-    cdef uint32_t n = <uint32_t>n_features
+    cdef bint rising
     with nogil:
-        bad = False
-        for j in range(start[0], start[n_rows]):        # as unsigned numbers, negative ones are too large as well
-            bad = bad | (<uint32_t>ids[j] >= n)
-        if not bad:
-            for r in range(n_rows):
-                rising = True
-                for j in range(start[r] + 1, start[r + 1]):
-                    rising = rising & (ids[j] > ids[j - 1])
-                if not rising:
-                    for j in range(start[r], start[r + 1]):
-                        repeated += last[ids[j]] == r + 1
-                        last[ids[j]] = <int32_t>(r + 1)
-    return repeated, bad
+        for r in range(n_rows):
+            rising = True
+            for j in range(start[r] + 1, start[r + 1]):
+                rising = rising & (ids[j] > ids[j - 1])
+            if not rising:
+                for j in range(start[r], start[r + 1]):
+                    repeated += last[ids[j]] == r + 1
+                    last[ids[j]] = <int32_t>(r + 1)
+    return repeated
 
 
 def sum_repeated(indptr, indices, data, Py_ssize_t n_rows, place):

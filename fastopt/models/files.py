@@ -33,7 +33,7 @@ def save_model(path: str | os.PathLike[str], model: _Linear, hasher: ColumnHashe
         else {"n_features": hasher.n_features, "columns": hasher.columns, "crosses": hasher.crosses},
     }
     try:
-        text = json.dumps(about)
+        text = json.dumps(about, default=_number)
     except TypeError as error:
         raise CheckpointError(f"a parameter of the model cannot be written as JSON: {error}") from error
     arrays = {"coef": model.coef_, "intercept": model.intercept_}
@@ -48,10 +48,23 @@ def save_model(path: str | os.PathLike[str], model: _Linear, hasher: ColumnHashe
             np.savez(file, allow_pickle=False, about=np.array(text), **arrays)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _number(x: Any) -> Any:
+    if isinstance(x, np.generic):
+        return x.item()
+    raise TypeError(f"{type(x).__name__}: {x!r:.60}")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def load_model(path: str | os.PathLike[str]) -> tuple[Any, ColumnHasher | None]:

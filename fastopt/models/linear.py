@@ -26,34 +26,33 @@ _MODES = ("sequential", "hogwild", "minibatch")
 _THREADS = kernels.threads.LIMIT
 
 
-def csr_rows(X: Any) -> tuple[Array, Array, Array]:
-    """Checked CSR arrays of `X`: offsets (int64), indices (int32) in range and unique in their row, data."""
-    if not sparse.issparse(X):
-        X = sparse.csr_array(X)
+def checked_csr(X: Any) -> tuple[Array, Array, Array]:
+    """The CSR arrays of `X`: offsets (int64), indices (int32) and data, if they fit each other and the shape."""
     n_rows, n_features = X.shape
     if n_features >= 2**31 or n_rows >= 2**31:
         raise UnsupportedError(f"X has shape {X.shape}; at most 2**31 - 1 rows and features are possible")
     indptr, indices, data = np.asarray(X.indptr, np.int64), X.indices, np.ascontiguousarray(X.data)
-    steps = np.diff(indptr)
     if (
         len(indptr) != n_rows + 1
         or indptr[0] != 0
-        or steps.min(initial=0) < 0
+        or np.diff(indptr).min(initial=0) < 0
         or indptr[-1] > min(len(indices), len(data))
     ):
         raise LayoutError("X is not a valid CSR matrix: indptr must rise from 0 to at most the number of entries")
-    if indices.dtype != np.int32:
-        out = (indices < 0) | (indices >= n_features)  # before they are narrowed
-        indices = np.where(out, -1, indices).astype(np.int32)
-    indices = np.ascontiguousarray(indices)
-    inspect = reference.inspect_rows if kernels.drivers is None else kernels.drivers.inspect_rows
-    repeated, bad = inspect(indptr, indices, n_rows, n_features, np.zeros(n_features, np.int32))
-    if bad:
+    used = indices[: indptr[-1]]
+    if len(used) and (used.min() < 0 or used.max() >= n_features):
         raise IndexRangeError(f"X has a column index outside 0 to {n_features - 1}")
-    if repeated:
+    return indptr, np.ascontiguousarray(indices, np.int32), data
+
+
+def csr_rows(X: Any) -> tuple[Array, Array, Array]:
+    """As `checked_csr`, from CSR or dense, with indices that are unique in their row: repeated ones are summed."""
+    indptr, indices, data = checked_csr(X if sparse.issparse(X) else sparse.csr_array(X))
+    n_rows, n_features = X.shape
+    tools = reference if kernels.drivers is None else kernels.drivers
+    if tools.repeated_indices(indptr, indices, n_rows, n_features, np.zeros(n_features, np.int32)):
         indptr, indices, data = indptr.copy(), indices.copy(), data.copy()
-        add = reference.sum_repeated if kernels.drivers is None else kernels.drivers.sum_repeated
-        add(indptr, indices, data, n_rows, np.full(n_features, -1, np.int64))
+        tools.sum_repeated(indptr, indices, data, n_rows, np.full(n_features, -1, np.int64))
     return indptr, indices, data
 
 
@@ -124,7 +123,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
 
     def _start(self, n_features: int, dtype: Any) -> None:
         cls, options = by_name(self.optimizer)
-        options = cls.fill_options({**options, "lr": self.lr})
+        options = cls.fill_options({**options, "lr": self.lr, "weight_decay": 0.0})  # l2 is the decay here
         parameter = float(getattr(self, "epsilon", 0.0))
         self._trainer = SampleTrainer(
             n_features,
@@ -137,7 +136,13 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
             bool(self.fit_intercept),
             choose_backend("auto"),
         )
+        self._trained_as = self._training()
         self.t_ = 0
+
+    def _training(self) -> dict[str, Any]:
+        """The parameters that must stay as they are between calls of partial_fit."""
+        names = ("loss", "optimizer", "fit_intercept", "epsilon")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def _restore(self, coef: Array, intercept: Any) -> None:
         """Become a model with these weights, its optimizer's state at the start."""
@@ -151,6 +156,11 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         indptr, indices, data = csr_rows(X)
         if fresh:
             self._start(X.shape[1], data.dtype)
+        elif self._trained_as != self._training():
+            raise StateError(
+                f"{', '.join(k for k, v in self._training().items() if self._trained_as[k] != v)} changed since training "
+                "began; call fit to start again"
+            )
         self._trainer.set_rate(float(self.lr), float(self.l2))
         y = np.ascontiguousarray(y, data.dtype)
         random = check_random_state(self.random_state) if self.shuffle else None
@@ -183,6 +193,8 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
     def _scores(self, X: Any) -> Array:
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+        if sparse.issparse(X):
+            checked_csr(X)  # SciPy does not look where indices point
         return np.asarray(X @ self._trainer.weights() + self._trainer.dtype.type(self._trainer.intercept()))
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -212,7 +224,8 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
     loss : {"log_loss", "hinge"}, default "log_loss"
     optimizer : str, default "adagrad"
         Name of an optimizer: the class name in lower case (``"sgd"``, ``"adam"``, ...), or ``"momentum"`` or ``"nag"``,
-        SGD with momentum 0.9. Its other options have their defaults.
+        SGD with momentum 0.9. Its other options have their defaults, but for weight decay: that is `l2`, which is
+        decoupled as AdamW's, so that ``"adam"`` and ``"adamw"`` are the same here.
     lr : float, default 0.1
         Learning rate. 0.1 suits Adagrad and SGD; Adam, AdamW and RMSprop want about 0.001, Adadelta 1.
     epochs : int, default 5

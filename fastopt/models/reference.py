@@ -135,13 +135,11 @@ def samples(
     return scale
 
 
-def inspect_rows(indptr: Array, indices: Array, n_rows: int, n_features: int, seen: Array) -> tuple[int, bool]:
-    """As ``kernels.drivers.inspect_rows``."""
+def repeated_indices(indptr: Array, indices: Array, n_rows: int, n_features: int, seen: Array) -> int:
+    """As ``kernels.drivers.repeated_indices``."""
     used = indices[: indptr[-1]]
-    if len(used) and (used.min() < 0 or used.max() >= n_features):
-        return 0, True
     rows = np.repeat(np.arange(n_rows), np.diff(indptr))
-    return len(used) - len(np.unique(rows * n_features + used)), False
+    return len(used) - len(np.unique(rows * n_features + used))
 
 
 def sum_repeated(indptr: Array, indices: Array, data: Array, n_rows: int, place: Array) -> None:

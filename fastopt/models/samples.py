@@ -69,6 +69,7 @@ class SampleTrainer:
         """The weights, as an array that is made once after each training."""
         if self._weights is None:
             self._weights = self.records[:, 0] * self.dtype.type(self.scale)
+            self._weights.flags.writeable = False
         return self._weights
 
     def intercept(self) -> float:
@@ -81,10 +82,10 @@ class SampleTrainer:
         total = len(y)
         longest = int(np.diff(indptr).max(initial=0))
         if order is None and total:
-            order = np.arange(total, dtype=np.int32) if n_threads > 1 or self._pieces(0, total) < total else None
+            order = np.arange(total, dtype=np.int32) if self._pieces(0, total, n_threads) < total else None
         done, self._weights = 0, None
         while done < total:
-            n = self._pieces(done, total)
+            n = self._pieces(done, total, n_threads)
             h, one_row = self._scalars(n, n_threads)
             part = None if order is None else order[done : done + n]
             if self.backend == "native":
@@ -142,9 +143,14 @@ class SampleTrainer:
     def _settled(self) -> int | None:
         return self.optimizer.settled(self.options, 0)
 
-    def _pieces(self, done: int, total: int) -> int:
-        """How many samples the next call of the driver takes: until the scale is small, or the scalars settle."""
+    def _pieces(self, done: int, total: int, n_threads: int) -> int:
+        """How many samples the next call of the driver takes: until the scale is small, or the scalars settle.
+
+        Lock-free threads cannot share a scale that moves: for them it moves at the end of a call, by a tenth at most.
+        """
         n = total - done
+        if n_threads > 1 and self.shrink < 1:
+            n = min(n, max(1, int(math.log(0.9) / math.log(self.shrink))))
         if self.shrink < 1:
             until = (math.log(SMALLEST_SCALE) - math.log(self.scale)) / math.log(self.shrink)
             n = min(n, max(1, math.ceil(until)))

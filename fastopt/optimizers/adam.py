@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
-from .base import Optimizer, Rule, Scalars
+from .base import Optimizer, Rule, Scalars, powers
 
 
 def adam(p: Array, g: Array, m: Array, v: Array, h: Array) -> None:
@@ -113,7 +113,7 @@ class Adam(Optimizer):
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         beta1, beta2 = o["betas"]
-        bc1, bc2 = 1.0 - beta1**t, 1.0 - beta2**t
+        bc1, bc2 = 1.0 - powers(beta1, t), 1.0 - powers(beta2, t)
         eps = max(o["eps"], o["tiny"])
         if o["eps_form"] == "hat":
             step, scale = o["lr"] * np.sqrt(bc2) / bc1, 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import copy
+import functools
 import inspect
 import itertools
 import os
@@ -69,8 +70,13 @@ class ParamGroup(dict[str, Any]):
         if "params" in new:
             raise StateError("a group's 'params' cannot be replaced; use add_param_group, or make a new optimizer")
         with self._owner._still():
-            super().update(self._owner._check_options({**self.options(), **new}, "group option "))
-            self._owner._options_changed()
+            before = self.options()
+            super().update(self._owner._check_options({**before, **new}, "group option "))
+            try:
+                self._owner._options_changed()
+            except BaseException:
+                super().update(before)
+                raise
 
     def options(self) -> dict[str, Any]:
         """The options without the parameters."""
@@ -284,12 +290,18 @@ class Optimizer:
             wanted += [(i, name) for name in missing]
             if self.born_late & set(missing):
                 borns[i] = counters[i]
+        fresh: list[dict[str, Array]] = [{} for _ in self._params]
         made = arena([self._params[i] for i, _ in wanted])
         for (i, name), a in zip(wanted, made, strict=True):
             a.fill(self.start(name, self.param_groups[self._group_of[i]]))  # now, and not by page faults in a step
-            self._state[i][name] = a
-        for i, q in enumerate(self._group_of):
-            self._state[i] = {name: self._state[i][name] for name in self._rule_of(self.param_groups[q]).states}
+            fresh[i][name] = a
+        self._state = [
+            {
+                name: fresh[i][name] if name in fresh[i] else old[name]
+                for name in self._rule_of(self.param_groups[q]).states
+            }
+            for i, (q, old) in enumerate(zip(self._group_of, self._state, strict=True))
+        ]
         plan = (kernels.drivers.Plan if self.backend == "native" else NumpyPlan)(
             self,
             np.ndarray,
@@ -310,15 +322,15 @@ class Optimizer:
         plan.set_taken(self._taken)
         if self._own:
             plan.set_own([checks.address(g) for g in self._own])
-        self._plan = plan
-        self._tell_plan()
+        self._tell(plan)
+        self._plan = plan  # last: from now on other threads may step it
 
-    def _tell_plan(self) -> None:
+    def _tell(self, plan: Any) -> None:
         """Tell the plan what the options decide: spans, block operations; and that its scalars are void."""
         for q, group in enumerate(self.param_groups):
             rule = self._rule_of(group)
             decay, decoupled = group["weight_decay"] != 0, group["decoupled_weight_decay"]
-            self._plan.set_group(
+            plan.set_group(
                 q,
                 rule.span,
                 len(rule.states),
@@ -327,7 +339,7 @@ class Optimizer:
                 decay and decoupled,
                 kernels.table,
             )
-        self._plan.forget_scalars()
+        plan.forget_scalars()
 
     def _clocks(self) -> tuple[list[int], list[int], int]:
         plan = self._plan
@@ -338,20 +350,23 @@ class Optimizer:
         if any(rules[q] != set(self._state[i]) for i, q in enumerate(self._group_of)):
             self._build(*self._clocks())
         else:
-            self._tell_plan()
+            self._tell(self._plan)
 
     @contextlib.contextmanager
     def _still(self) -> Iterator[None]:
-        """No step begins meanwhile; raises if one is under way."""
+        """No step begins meanwhile; raises if one is under way. What fails inside leaves the optimizer as it was."""
         plan = self._plan
-        if plan is None:
-            yield
-            return
-        plan.hold(True)
+        if plan is not None:
+            plan.hold(True)
+        before = {k: list(v) if isinstance(v, list) else v for k, v in vars(self).items()}
         try:
             yield
+        except BaseException:
+            vars(self).update(before)
+            raise
         finally:
-            plan.hold(False)
+            if self._plan is plan and plan is not None:  # a plan that was replaced is held for ever
+                plan.hold(False)
 
     # ------------------------------------------------------------------------------ what the plan asks of its host
 
@@ -547,10 +562,14 @@ class Optimizer:
             name, entry, p = self._labels[i], state[key], self._params[i]
             if not isinstance(entry, Mapping):
                 raise StateError(f"the state of {name} must be a dict, got {type(entry).__name__}")
-            counters.append(whole(f"'step' of {name}", entry.get("step", 0)))
+            if "step" not in entry:
+                raise StateError(f"the state of {name} has no 'step', the number of its steps")
+            counters.append(whole(f"'step' of {name}", entry["step"]))
             need = self._rule_of(options[self._group_of[i]]).states
             late = [k for k in need if k in self.born_late and k not in entry]
-            borns.append(counters[-1] if late else 0)
+            # A late state that is there has had its first step, even if the counter stands at 0.
+            has_late = any(k in self.born_late for k in need) and not late
+            borns.append(counters[-1] if late else -1 if has_late and counters[-1] == 0 else 0)
             if set(entry) - {"step"} != set(need) - set(late):
                 raise StateError(f"the state of {name} must have {sorted(need)}, got {sorted(set(entry) - {'step'})}")
             found = {k: checks.float_array(f"state {k!r} of {name}", entry[k], p.dtype) for k in need if k not in late}
@@ -633,6 +652,57 @@ def by_name(name: str) -> tuple[type[Optimizer], dict[str, Any]]:
         raise HyperParameterError(f"there is no optimizer {name!r}.{did_you_mean(name, known)}")
     key, options = known[name]
     return Optimizer.known[key], dict(options)
+
+
+def powers(beta: float, t: Array) -> Array:
+    """``beta**t`` for integers t >= 0, to about half an ulp, from IEEE operations alone.
+
+    NumPy's power differs between processors in the last bit. Here t = 256 q + r, both factors by repeated squaring, every
+    number the sum of two float64; so that the result depends on t alone, and a window of steps costs one multiplication.
+    """
+    q, r = t >> 8, t & 255
+    first = int(q.min())
+    leaps = np.array([_leap(float(beta), k) for k in range(first, int(q.max()) + 1)])[q - first]
+    high, low = _low_powers(float(beta))
+    return _times(leaps[:, 0], leaps[:, 1], high[r], low[r])[0]
+
+
+def _times(a: Any, a_low: Any, b: Any, b_low: Any) -> tuple[Any, Any]:
+    """Product of two sums of two float64 (Dekker 1971)."""
+    p = a * b
+    a1 = 134217729.0 * a
+    a1 = a1 - (a1 - a)
+    a2 = a - a1
+    b1 = 134217729.0 * b
+    b1 = b1 - (b1 - b)
+    b2 = b - b1
+    low = ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2 + (a * b_low + a_low * b)
+    total = p + low
+    return total, low - (total - p)
+
+
+@functools.lru_cache(4096)
+def _leap(beta: float, q: int) -> tuple[float, float]:
+    """``(beta**256)**q``."""
+    base, result = (beta, 0.0), (1.0, 0.0)
+    for _ in range(8):
+        base = _times(*base, *base)
+    while q:
+        if q & 1:
+            result = _times(*result, *base)
+        base = _times(*base, *base)
+        q >>= 1
+    return result
+
+
+@functools.lru_cache(64)
+def _low_powers(beta: float) -> tuple[Array, Array]:
+    """``beta**0`` to ``beta**255``."""
+    made = [(1.0, 0.0)]
+    for _ in range(255):
+        made.append(_times(*made[-1], beta, 0.0))
+    table = np.array(made)
+    return table[:, 0].copy(), table[:, 1].copy()
 
 
 def choose_backend(backend: str) -> str:

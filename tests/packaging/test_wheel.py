@@ -488,9 +488,14 @@ def test_hostile_flags_in_the_environment_change_no_bit(kind, sdist, home, insta
 def test_a_build_in_a_used_tree_is_not_stale(sdist, files, home, installed, expected):
     """What an earlier build left must not enter a later one that was asked for something else."""
     source = copy(files, home / "used")
-    assert run(installed, build(source, home / "used-1"))["config"]["OpenMP"] == expected["config"]["OpenMP"]
-    found = run(installed, build(source, home / "used-2", FASTOPT_OPENMP="off"))
-    assert found["config"]["OpenMP"].startswith("no"), "the second build took the objects of the first"
+    first = build(source, home / "used-1")
+    assert run(installed, first)["config"]["OpenMP"] == expected["config"]["OpenMP"]
+    second = build(source, home / "used-2", FASTOPT_OPENMP="off", FASTOPT_DEBUG="1")
+    assert run(installed, second)["config"]["OpenMP"].startswith("no"), "the drivers are those of the build before"
+    if sys.platform == "linux":
+        sizes = [{i.filename: i.file_size for i in zipfile.ZipFile(w).infolist()} for w in (first, second)]
+        stale = [n for n in sizes[0] if n.endswith(".so") and sizes[1][n] <= sizes[0][n]]
+        assert not stale, f"{', '.join(stale)} have no symbols for a debugger: they are those of the build before"
     pure = build(source, home / "used-3", FASTOPT_PURE="1")
     assert pure.name.endswith("-py3-none-any.whl")
     assert not [n for n in zipfile.ZipFile(pure).namelist() if n.endswith((".so", ".pyd"))]

@@ -280,7 +280,7 @@ MEDDLE = """
         thread = threading.Thread(target=step, daemon=True)
         thread.start()
         end = time.monotonic() + (0.8 if act in ("load", "edit") else 0.3)
-        while time.monotonic() < end:
+        while time.monotonic() < end or (not done and time.monotonic() < end + 30):
             time.sleep(2 * pause * (done % 5))
             try:
                 d = acts[act]()

@@ -649,7 +649,6 @@ cdef class Plan:
             fo_fp_leave(saved)
 
     cdef tuple flat(self, grads):
-        cdef Py_ssize_t i = 0
         if not self.mapping:
             if (type(grads) is list or type(grads) is tuple) and len(grads) == self.count:
                 return tuple(grads)

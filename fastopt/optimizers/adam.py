@@ -116,7 +116,7 @@ class Adam(Optimizer):
         bc1, bc2 = 1.0 - powers(beta1, t), 1.0 - powers(beta2, t)
         eps = max(o["eps"], o["tiny"])
         if o["eps_form"] == "hat":
-            step, scale = o["lr"] * np.sqrt(bc2) / bc1, 1.0
+            step, scale = o["lr"] * np.sqrt(bc2) / bc1, np.ones(t.shape)
         else:
             step, scale = o["lr"] / bc1, 1.0 / np.sqrt(bc2)
         return beta1, 1.0 - beta1, beta2, 1.0 - beta2, step, scale, eps

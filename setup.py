@@ -4,9 +4,9 @@ Environment: FASTOPT_PURE=1 builds nothing (NumPy backend only); FASTOPT_OPENMP=
 """
 
 import os
-import platform
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -15,10 +15,23 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 KERNELS = Path("fastopt/kernels")
+WINDOWS = sys.platform == "win32"
+X86 = sysconfig.get_platform().endswith(("x86_64", "amd64")) and sys.maxsize > 2**32
+# The stable ABI does not exist without the GIL, nor outside CPython.
+LIMITED = sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+# These come last on the command line, so that they undo what the environment's CFLAGS and LDFLAGS ask for. When
+# linking too: before version 13, GCC adds code to a library linked with -ffast-math that flushes subnormals in the
+# whole process as soon as it is imported.
+STRICT = ["-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only"]
 # -fno-math-errno and -fno-trapping-math let loops with roots and selections vectorize; forbidding contraction keeps
 # every instruction set, and NumPy, at the same bits. Never -ffast-math, never -march=native.
-FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing"]
-ISA_FLAGS = {"baseline": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
+FLAGS = [*STRICT, "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing"]
+ISA_FLAGS = {
+    "baseline": ["-march=x86-64", "-mno-sse3"],  # no SSE3: nor any later extension that the environment turned on
+    "avx2": ["-march=x86-64-v3", "-mno-avx512f"],
+    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+}
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,
@@ -39,64 +52,64 @@ def write_span_list():
         target.write_text(text)
 
 
-def isa_names():
-    return list(ISA_FLAGS) if platform.machine().lower() in ("x86_64", "amd64") else ["baseline"]
-
-
-def extensions():
-    from Cython.Build import cythonize
-
-    write_span_list()
+def extension(name, source, isa, more=()):
     # Windows' compiler has no such flags; its builds rest on its defaults (/fp:precise, no contraction).
-    flags = [] if sys.platform == "win32" else FLAGS
-    common = {
-        "include_dirs": ["csrc"],
-        "define_macros": [("Py_LIMITED_API", "0x030B0000")],
-        "py_limited_api": True,
-        "depends": [str(p) for p in sorted((ROOT / "csrc").glob("*.h"))],
-    }
-    strip = ["-Wl,-s"] if sys.platform.startswith("linux") and not os.environ.get("FASTOPT_DEBUG") else []
-    made = [
-        Extension(
-            "fastopt.kernels.drivers",
-            [str(KERNELS / "drivers.pyx")],
-            extra_compile_args=flags + ["-funroll-loops"] * bool(flags),
-            extra_link_args=strip,
-            **common,
-        )
-    ]
-    for isa in isa_names():
-        for dtype in ("f32", "f64"):
-            name = f"{isa}_{dtype}"
-            made.append(
-                Extension(
-                    f"fastopt.kernels.builds.{name}",
-                    [str(KERNELS / "builds" / f"{name}.pyx")],
-                    extra_compile_args=flags + (ISA_FLAGS[isa] if flags else []),
-                    extra_link_args=strip,
-                    **common,
-                )
-            )
-    return cythonize(
-        made,
-        compiler_directives=DIRECTIVES,
-        build_dir="build/cython",
-        nthreads=0 if os.name == "nt" else os.cpu_count() or 1,
+    strip = sys.platform.startswith("linux") and not os.environ.get("FASTOPT_DEBUG")
+    return Extension(
+        f"fastopt.kernels.{name}",
+        [str(KERNELS / source)],
+        include_dirs=["csrc"],
+        depends=sorted(map(str, Path("csrc").glob("*.h"))),
+        define_macros=[("Py_LIMITED_API", "0x030B0000")] if LIMITED else [],
+        py_limited_api=LIMITED,
+        extra_compile_args=[] if WINDOWS else [*FLAGS, *more, *(ISA_FLAGS[isa] if X86 else [])],
+        extra_link_args=[] if WINDOWS else [*STRICT, *(["-Wl,-s"] if strip else [])],
     )
 
 
+def extensions():
+    made = [extension("drivers", "drivers.pyx", "baseline", ["-funroll-loops"])]
+    for isa in ISA_FLAGS if X86 and not WINDOWS else ["baseline"]:
+        for dtype in ("f32", "f64"):
+            made.append(extension(f"builds.{isa}_{dtype}", f"builds/{isa}_{dtype}.pyx", isa))
+    return made
+
+
 class BuildKernels(build_ext):
-    """Probes for OpenMP."""
+    """Translates to C, probes for OpenMP, compiles everything anew."""
+
+    def run(self):
+        from Cython.Build import cythonize
+
+        write_span_list()
+        # Always anew, here and below: neither Cython nor setuptools sees that flags, directives or versions changed.
+        made = cythonize(
+            self.extensions,
+            compiler_directives=DIRECTIVES,
+            build_dir="build/cython",
+            force=True,
+            nthreads=0 if WINDOWS else os.cpu_count() or 1,
+        )
+        sources = {e.name: e.sources for e in made}
+        for e in self.extensions:
+            e.sources = sources[e.name]
+        self.force = True
+        super().run()
 
     def build_extensions(self):
-        msvc = self.compiler.compiler_type == "msvc"
-        openmp = self.openmp_flags(msvc)
+        openmp = self.openmp_flags(self.compiler.compiler_type == "msvc")
         self.parallel = self.parallel or os.cpu_count()
         for e in self.extensions:
             if e.name == "fastopt.kernels.drivers" and openmp is not None:
                 e.extra_compile_args += openmp
                 e.extra_link_args += openmp
-        super().build_extensions()
+        try:
+            super().build_extensions()
+        except Exception as error:
+            raise SystemExit(
+                f"fastopt: the kernels could not be compiled: {error}\n"
+                "They need a C compiler and Python's headers; FASTOPT_PURE=1 installs the NumPy backend without them."
+            ) from error
 
     def openmp_flags(self, msvc):
         """Flags with which a parallel region compiles, links and runs; None where there is no OpenMP."""
@@ -125,11 +138,12 @@ class BuildKernels(build_ext):
                 return False
 
 
-if os.environ.get("FASTOPT_PURE") == "1":
-    setup()
-else:
-    setup(
-        ext_modules=extensions(),
-        cmdclass={"build_ext": BuildKernels},
-        options={"bdist_wheel": {"py_limited_api": "cp311"}},
-    )
+if __name__ == "__main__":
+    if os.environ.get("FASTOPT_PURE") == "1":
+        setup()
+    else:
+        setup(
+            ext_modules=extensions(),
+            cmdclass={"build_ext": BuildKernels},
+            options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED else {},
+        )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import platform
+import runpy
 import shlex
 import statistics
 import sys
@@ -21,15 +21,8 @@ QUIET = 0.02  # seconds after which the threads of every OpenMP runtime sleep in
 
 
 def setup_constants() -> dict[str, Any]:
-    """The literals of setup.py (FLAGS, ISA_FLAGS, DIRECTIVES), read without running it."""
-    found = {}
-    for node in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            try:
-                found[node.targets[0].id] = ast.literal_eval(node.value)
-            except ValueError:
-                continue
-    return found
+    """What setup.py builds with: FLAGS, ISA_FLAGS, DIRECTIVES. Run under another name it builds nothing."""
+    return runpy.run_path(str(ROOT / "setup.py"), run_name="constants")
 
 
 def compiler() -> list[str]:

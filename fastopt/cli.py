@@ -76,6 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FastoptError, OSError) as error:
         print(f"fastopt: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as missing:
+        if (missing.name or "fastopt").startswith("fastopt"):
+            raise
+        print(f'fastopt: this command needs {missing.name}: pip install "fastopt[cli]"', file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 

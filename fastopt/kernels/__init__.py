@@ -15,8 +15,10 @@ LEVELS = {"avx512": 4, "avx2": 3, "baseline": 1}
 drivers: Any
 try:
     drivers = import_module(".drivers", __name__)
-except ModuleNotFoundError:  # installed with FASTOPT_PURE=1
-    drivers = None
+except ModuleNotFoundError as missing:
+    if missing.name != f"{__name__}.drivers":
+        raise
+    drivers = None  # installed with FASTOPT_PURE=1
 
 
 def compiled() -> list[str]:

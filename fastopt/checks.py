@@ -108,7 +108,7 @@ def plain_array(name: str, a: Any) -> Array:
         base: Array = a.view(np.ndarray)
         return base
     if isinstance(a, np.ma.MaskedArray):
-        raise DTypeError(f"{name} is a masked array, whose mask would be lost; pass {name}.filled(0) or {name}.data")
+        raise DTypeError(f"{name} is a masked array, whose mask would be lost; pass its .filled(0) or .data")
     if isinstance(a, np.ndarray):
         raise DTypeError(f"{name} is a {type(a).__name__}, a subclass of ndarray; pass numpy.asarray(...)")
     raise DTypeError(f"{name} must be a NumPy array, got {type(a).__name__}")
@@ -119,7 +119,7 @@ def float_array(name: str, a: Any, dtype: np.dtype[Any] | None = None) -> Array:
     a = plain_array(name, a)
     if not a.dtype.isnative:
         raise DTypeError(
-            f"{name} has foreign byte order ({a.dtype.str}); pass {name}.astype({name}.dtype.newbyteorder('='))"
+            f"{name} has foreign byte order ({a.dtype.str}); pass it as .astype(a.dtype.newbyteorder('='))"
         )
     if dtype is not None and a.dtype != dtype:
         raise DTypeError(
@@ -143,7 +143,7 @@ def parameter(name: str, a: Any) -> Array:
     if not base.flags.writeable:
         raise ReadOnlyError(f"{name} is read-only; pass a writable array (a memmap needs mode 'r+')")
     if not base.flags.aligned:
-        raise LayoutError(f"{name} is not aligned to its {base.itemsize}-byte elements; pass {name}.copy()")
+        raise LayoutError(f"{name} is not aligned to its {base.itemsize}-byte elements; pass a .copy() of it")
     if not (base.flags.c_contiguous or base.flags.f_contiguous):
         raise LayoutError(
             f"{name} is not contiguous (shape {base.shape}, strides {base.strides}); a copy would not be updated in "

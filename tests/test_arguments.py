@@ -782,6 +782,27 @@ def test_parameter_changed_in_place_between_steps(change, backend):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @each_backend
+def test_parameter_that_was_moved_in_memory(backend):
+    """The same shape again, but elsewhere: refused, or the new memory is updated; the old one is not ours any more."""
+    p, g = np.zeros(100_000, np.float32), np.ones(100_000, np.float32)
+    opt = fastopt.SGD(p, lr=1.0, backend=backend)
+    old, others = p.ctypes.data, []
+    for size in (3_000_000, 100_000) * 20:
+        p.resize(size, refcheck=False)
+        others.append(np.zeros(100_000, np.float32))  # in the way of who wants to go back
+        if size == 100_000 and p.ctypes.data != old:
+            break
+    assert p.ctypes.data != old
+    try:
+        with refused(LayoutError, opt=opt, watch=[p, others]):
+            opt.step(g)
+    except pytest.fail.Exception:
+        assert (p == -1).all()
+        assert not any(a.any() for a in others)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@each_backend
 def test_parameter_changed_and_changed_back(backend):
     p, g = np.zeros((3, 4), np.float32), np.ones((3, 4), np.float32)
     opt = fastopt.SGD(p, lr=1.0, backend=backend)

@@ -488,6 +488,18 @@ def test_momentum_buffer_appears_with_its_first_step(backend):
     d = opt.state_dict()
     assert d["state"][0]["momentum_buffer"].tolist() == [0.9 * 1 + 0.5] * 3
     assert d["state"][1]["momentum_buffer"].tolist() == [1.0] * 2
+    # two parameters with equal counters, of which one has no buffer yet
+    opt = fastopt.SGD([np.ones(3), np.ones(2)], momentum=0.5, dampening=0.75, backend=backend)
+    for _ in range(3):
+        opt.step([np.ones(3), np.ones(2)])
+    d = opt.state_dict()
+    assert d["state"][0]["momentum_buffer"][0] == (0.5 * 1 + 0.25) * 0.5 + 0.25
+    del d["state"][1]["momentum_buffer"]
+    opt.load_state_dict(d)
+    opt.step([np.ones(3), np.ones(2)])
+    d = opt.state_dict()
+    assert d["state"][0]["momentum_buffer"].tolist() == [((0.5 * 1 + 0.25) * 0.5 + 0.25) * 0.5 + 0.25] * 3
+    assert d["state"][1]["momentum_buffer"].tolist() == [1.0] * 2
     # momentum switched on later: its first step is the buffer's first, not the optimizer's
     opt = fastopt.SGD(p := np.zeros(2), lr=1.0, dampening=0.5, backend=backend)
     opt.step(np.ones(2))

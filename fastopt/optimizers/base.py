@@ -58,7 +58,7 @@ class ParamGroup(dict[str, Any]):
 
     def __init__(self, owner: Optimizer, options: Mapping[str, Any], params: list[Array]) -> None:
         super().__init__(options)
-        super().__setitem__("params", params)
+        super().__setitem__("params", tuple(params))  # not a list, which could be changed unseen
         self._owner = owner
 
     def __setitem__(self, key: str, value: Any) -> None:

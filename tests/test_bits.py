@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import decimal
+
 import numpy as np
 import pytest
 from conftest import needs_native
@@ -9,6 +11,7 @@ from settings import assert_bits, case_id, cases, native_builds
 
 import fastopt
 from fastopt import kernels
+from fastopt.optimizers.base import powers
 
 pytestmark = needs_native
 
@@ -188,6 +191,34 @@ def test_the_override_really_divides_the_work(forced):
     opt.step(np.full(1001, -1, np.float32))
     assert (p == 1).all()
     assert kernels.drivers.last_team() == 2
+
+
+@pytest.mark.parametrize("threads", [3, 5])
+def test_shares_of_more_threads_meet_without_gap_or_overlap(threads, forced, rng):
+    """SGD counts how often an element was updated."""
+    for n in (1, 6, 7, 8, 50, 64, 1001):
+        for chunk in (1, 7, 10):
+            forced(threads, chunk)
+            params = [np.zeros(n, np.float32), np.zeros((n, 3), np.float32)]
+            fastopt.SGD(params, lr=1.0).step(
+                [np.full(n, -1, np.float32), fastopt.SparseGrad(np.arange(n), np.full((n, 3), -1, np.float32))]
+            )
+            assert all((p == 1).all() for p in params), (n, chunk)
+
+
+def test_powers_are_exact_to_an_ulp_and_depend_on_the_step_alone():
+    steps = np.unique(np.concatenate([np.arange(300), np.random.default_rng(0).integers(0, 10**6, 300)]))
+    with decimal.localcontext() as context:
+        context.prec = 60
+        for beta in (0.9, 0.999, 0.99999, 0.5, 0.0, 1 - 1e-9):
+            got = powers(beta, steps)
+            assert (got == [powers(beta, np.array([t]))[0] for t in steps]).all()
+            for x, t in zip(got.tolist(), steps.tolist(), strict=True):
+                exact = decimal.Decimal(beta) ** t if t else decimal.Decimal(1)
+                if exact > decimal.Decimal("1e-290"):
+                    assert abs(decimal.Decimal(x) - exact) < decimal.Decimal(float(np.spacing(x))) * decimal.Decimal(
+                        "0.51"
+                    )
 
 
 def test_slices_give_the_bits_of_the_whole(rng):

@@ -11,7 +11,7 @@ from settings import assert_bits, case_id, cases, native_builds
 
 import fastopt
 from fastopt import kernels
-from fastopt.optimizers.base import powers
+from fastopt.optimizers.powers import powers
 
 pytestmark = needs_native
 

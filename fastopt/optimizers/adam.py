@@ -10,7 +10,8 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
-from .base import Optimizer, Rule, Scalars, powers
+from .base import Optimizer, Rule, Scalars
+from .powers import powers
 
 
 def adam(p: Array, g: Array, m: Array, v: Array, h: Array) -> None:

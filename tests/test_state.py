@@ -943,8 +943,16 @@ def test_options_changed_in_mid_run_are_equal_between_backends(name):
                     assert not np.array_equal(params_of(opt)[1], before)
         g = [rng.standard_normal(p.shape).astype(p.dtype) for p in start]
         for opt in opts:
+            old = opt.state_dict()
             opt.param_groups[0].update(edit)
             assert edit.items() <= opt.param_groups[0].items()
+            new = opt.state_dict()
+            assert new["step"] == old["step"]
+            for i in range(len(start)):
+                x, y = old["state"][i], new["state"][i]
+                assert x["step"] == y["step"]
+                for k in x.keys() & y.keys() - {"step"}:  # what both options have stays
+                    assert_bits(x[k], y[k])
             clone = copy.deepcopy(opt)  # and what was saved in between goes on the same way
             clone.step(g)
             opt.step(g)

@@ -483,8 +483,9 @@ class Optimizer:
             for g in own:
                 g.fill(0)
             with self._still():
-                self._plan.set_own([checks.address(g) for g in own])
-                self._own = own
+                if not self._own:  # another thread may have been first
+                    self._plan.set_own([checks.address(g) for g in own])
+                    self._own = own
         if self._single:
             return self._own[0]
         if self._names is None:

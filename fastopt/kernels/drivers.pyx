@@ -79,7 +79,9 @@ SPAN_OFFSET = SPAN
 fo_watch_fork()
 
 cdef int n_threads = 1
-cdef Py_ssize_t serial_below = 262144   # elements; a parallel region costs more than it saves below (bench/region.py)
+# Elements below which work stays on one thread. By bench/region.py two threads win from 32 768 on while steps follow each
+# other, but after a pause, when the second has to be woken, from millions on only: up to here one thread takes 40 us.
+cdef Py_ssize_t serial_below = 262144
 cdef Py_ssize_t forced_chunk = 0
 cdef int last_team_size = 0
 

@@ -4,7 +4,6 @@ from typing import Any
 from ..checks import Array
 
 OPENMP: int
-SPAN_OFFSET: int
 
 def cpu_level() -> int: ...
 def set_threads(n: int) -> None: ...

@@ -75,7 +75,6 @@ cdef enum:
     WINDOW = 1024           # rows of a table of scalars, at most
 
 OPENMP = FO_OPENMP
-SPAN_OFFSET = SPAN
 fo_watch_fork()
 
 cdef int n_threads = 1

@@ -10,7 +10,7 @@ import numpy as np
 from .. import kernels
 from ..checks import Array
 from ..errors import HyperParameterError, NonFiniteError
-from ..optimizers.base import Optimizer, Rule, scalar_table
+from ..optimizers.base import Optimizer, scalar_table
 from . import reference
 
 #: Below this the common scale of the weights is multiplied into them, long before its reciprocal overflows a float32.
@@ -41,8 +41,7 @@ class SampleTrainer:
     ) -> None:
         self.dtype, self.loss, self.parameter, self.backend = np.dtype(dtype), loss, parameter, backend
         self.optimizer, self.options = optimizer, options
-        name = optimizer.rule(options)
-        self.rule: Rule = next(r for r in optimizer.rules if r.span == name)
+        self.rule = optimizer.rule_of(options)
         n_states = len(self.rule.states)
         stride = 1 << n_states.bit_length() if n_states else 1  # a power of two: a record never straddles a cache line
         start = [0.0, *(optimizer.start(s, options) for s in self.rule.states)]

@@ -69,10 +69,14 @@ class ParamGroup(dict[str, Any]):
         if "params" in new:
             raise StateError("a group's 'params' cannot be replaced; use add_param_group, or make a new optimizer")
         with self._owner._still():
-            before = self.options()
-            super().update(self._owner._check_options({**before, **new}, "group option "))
+            before, owner = self.options(), self._owner
+            states = owner.rule_of(before).states
+            super().update(owner._check_options({**before, **new}, "group option "))
             try:
-                self._owner._options_changed()
+                if owner.rule_of(self).states == states:
+                    owner._tell(owner._plan)
+                else:
+                    owner._build(*owner._clocks())
             except BaseException:
                 super().update(before)
                 raise
@@ -206,9 +210,11 @@ class Optimizer:
         defaults = {k: signature[k].default for k in known if k in signature}
         return cls._check_options({"decoupled_weight_decay": False, **defaults, **options})
 
-    def _rule_of(self, group: Mapping[str, Any]) -> Rule:
-        name = self.rule(group)
-        return next(r for r in self.rules if r.span == name)
+    @classmethod
+    def rule_of(cls, o: Mapping[str, Any]) -> Rule:
+        """The rule of the span that the options `o` choose."""
+        span = cls.rule(o)
+        return next(r for r in cls.rules if r.span == span)
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters with options of their own.
@@ -284,7 +290,7 @@ class Optimizer:
         """Make the states that the rules need and that are not there yet, and the plan of the step."""
         wanted: list[tuple[int, str]] = []
         for i, q in enumerate(self._group_of):
-            need = self._rule_of(self.param_groups[q]).states
+            need = self.rule_of(self.param_groups[q]).states
             missing = [name for name in need if name not in self._state[i]]
             wanted += [(i, name) for name in missing]
             if self.born_late & set(missing):
@@ -297,7 +303,7 @@ class Optimizer:
         self._state = [
             {
                 name: fresh[i][name] if name in fresh[i] else old[name]
-                for name in self._rule_of(self.param_groups[q]).states
+                for name in self.rule_of(self.param_groups[q]).states
             }
             for i, (q, old) in enumerate(zip(self._group_of, self._state, strict=True))
         ]
@@ -327,7 +333,7 @@ class Optimizer:
     def _tell(self, plan: Any) -> None:
         """Tell the plan what the options decide: spans, block operations; and that its scalars are void."""
         for q, group in enumerate(self.param_groups):
-            rule = self._rule_of(group)
+            rule = self.rule_of(group)
             decay, decoupled = group["weight_decay"] != 0, group["decoupled_weight_decay"]
             plan.set_group(
                 q,
@@ -343,13 +349,6 @@ class Optimizer:
     def _clocks(self) -> tuple[list[int], list[int], int]:
         plan = self._plan
         return ([], [], 0) if plan is None else (plan.counters(), plan.borns(), plan.steps)
-
-    def _options_changed(self) -> None:
-        rules = [set(self._rule_of(g).states) for g in self.param_groups]
-        if any(rules[q] != set(self._state[i]) for i, q in enumerate(self._group_of)):
-            self._build(*self._clocks())
-        else:
-            self._tell(self._plan)
 
     @contextlib.contextmanager
     def _still(self) -> Iterator[None]:
@@ -565,7 +564,7 @@ class Optimizer:
             if "step" not in entry:
                 raise StateError(f"the state of {name} has no 'step', the number of its steps")
             counters.append(whole(f"'step' of {name}", entry["step"]))
-            need = self._rule_of(options[self._group_of[i]]).states
+            need = self.rule_of(options[self._group_of[i]]).states
             late = [k for k in need if k in self.born_late and k not in entry]
             # A late state that is there has had its first step, even if the counter stands at 0.
             has_late = any(k in self.born_late for k in need) and not late
@@ -632,7 +631,7 @@ class Optimizer:
 
 
 def scalar_table(cls: type[Optimizer], o: Mapping[str, Any], t: Array, dtype: np.dtype[Any], born: int) -> Array:
-    """The scalars of the steps `t`, a row each: derived in float64, rounded once. See `SPAN_OFFSET` in the drivers."""
+    """The scalars of the steps `t`, a row each: derived in float64, rounded once. The first two are the block operations'."""
     with np.errstate(all="ignore"):  # the caller looks at the result
         own = cls.scalars(t, {**o, "tiny": float(np.finfo(dtype).tiny)}, born)
         columns = (o["weight_decay"], 1.0 - o["lr"] * o["weight_decay"], *own)

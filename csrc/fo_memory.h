@@ -6,6 +6,9 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Elements that a driver gathers into one block, and the distance between the scalars of a block's catch-up. */
+#define FO_GATHER 256
+
 #if defined(__GNUC__) || defined(__clang__)
 #define FO_PREFETCH(address) __builtin_prefetch((address), 1, 3)
 #define FO_PREFETCH_READ(address) __builtin_prefetch((address), 0, 3)

@@ -20,4 +20,12 @@ typedef const double *FO_RESTRICT fo_ro64;
 static inline float fo_sqrt32(float x) { return sqrtf(x); }
 static inline double fo_sqrt64(double x) { return sqrt(x); }
 
+/* Smallest normal number; the relative error allowed where a series is cut; a root that no state exceeds. */
+#define FO_TINY32 1.1754943508222875e-38
+#define FO_TINY64 2.2250738585072014e-308
+#define FO_TOLERANCE32 0x1p-26
+#define FO_TOLERANCE64 0x1p-44
+#define FO_BAR_MOST32 1e19
+#define FO_BAR_MOST64 1e150
+
 #endif

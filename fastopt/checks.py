@@ -94,6 +94,13 @@ def pair(each: Check) -> Check:
 
 
 non_negative = number(0.0)
+
+
+def rate(name: str, value: Any) -> Any:
+    """A check for a learning rate: a number, or a callable of the step, which is asked when its time comes."""
+    return value if callable(value) and not isinstance(value, type) else non_negative(name, value)
+
+
 fraction = number(0.0, 1.0, closed_high=False)
 
 

@@ -891,7 +891,7 @@ def options_of(cls: type) -> dict[str, str]:
     found = {}
     for name, parameter in inspect.signature(cls.__init__).parameters.items():
         d = parameter.default
-        if name in ("self", "params", "backend", "n_threads"):
+        if name in ("self", "params", "sparse", "backend", "n_threads"):
             continue
         kind = {bool: "flag", str: "word", tuple: "pair"}.get(type(d), "number")
         found[name] = "fraction" if name in ("momentum", "rho", "alpha") else kind

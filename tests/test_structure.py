@@ -125,8 +125,8 @@ def test_openmp_lives_in_the_drivers_alone():
 
 # ------------------------------------------------------------------------------------------------------- optimizers
 
-RESERVED = {"__init__", "base", "plan", "powers"}
-HELPERS = {"drivers", "blocks", "scores"}
+RESERVED = {"__init__", "base", "plan", "powers", "tables"}
+HELPERS = {"drivers", "blocks", "catch", "scores"}
 
 
 def optimizer_files() -> list[str]:
@@ -178,6 +178,31 @@ def test_every_kernel_export_and_setting_has_its_optimizer():
         assert known in classes, f"{name!r} in SETTINGS of tests/settings.py is the name of no optimizer."
 
 
+def catches() -> dict[str, str]:
+    """Every catch-up of exact sparse mode that an optimizer names, and the file that does."""
+    return {
+        rule.catch.name: f"fastopt/optimizers/{stem}.py"
+        for stem in optimizer_files()
+        for cls in optimizers_in(stem)
+        for rule in cls.rules
+        if rule.catch is not None
+    }
+
+
+@needs_native
+@pytest.mark.parametrize("isa", kernels.runnable())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_catch_up_has_both_entries_and_every_entry_its_rule(isa, dtype):
+    table = kernels.load(isa)[dtype]
+    for name, file in catches().items():
+        for kind in ("row", "each"):
+            assert table.get(f"catch_{name}_{kind}"), f"{file} names the catch-up {name!r}, which has no entry {kind!r}."
+    for entry in table:
+        if entry.startswith("catch_"):
+            name = re.sub(r"^catch_|_(row|each|stiff|scalars|count)$", "", entry)
+            assert name in catches(), f"the catch-up {entry!r} in fastopt/kernels is named by no Rule."
+
+
 def rules() -> dict[str, str]:
     """Every span that an optimizer names, and the file that does."""
     return {
@@ -202,7 +227,7 @@ def test_every_rule_has_its_span_and_every_span_its_rule(isa, dtype):
             helpers |= set(re.findall(r'^TABLE\["(\w+)"\]', (KERNELS / f"{stem}.pyx").read_text(), re.M))
     if helpers:
         for name in table:
-            assert name in rules() or name in helpers, f"the span {name!r} in fastopt/kernels is named by no Rule."
+            assert name in rules() or name in helpers or name.startswith("catch_"), f"the span {name!r} in fastopt/kernels is named by no Rule."
 
 
 @needs_sources

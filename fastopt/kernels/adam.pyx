@@ -28,5 +28,132 @@ cdef void adam_amsgrad(Py_ssize_t n, rw p, ro g, rw m, rw v, rw w, rw s3, const 
         w[i] = wi
 
 
+# Catch-up. With zero gradients m and v decay by b1 and b2, and a row that stood at (m, v) moves by
+#
+#     -m sum_i a_i / (sqrt(v) + y_i),    a_i = (step size / scale) (b1 / sqrt(b2))^i,   y_i = (eps / scale) / sqrt(b2)^i
+#
+# The gap holds the sums F_j of a_i y_i^j. About their mean y = F_1/F_0, with w = y / (sqrt(v) + y) <= 1, the sum is
+# F_0 / (sqrt(v) + y) (1 + w^2 c_2 - w^3 c_3 + ...), where c_j is the mean of (y_i / y - 1)^j: small, as y_i moves slowly, and
+# smaller still where eps is small beside the root. Scalars: keep, b1, b2, y, F_0 (1, c_2, -c_3, ...), and the bar: elements
+# with v below it need more terms, so their row is replayed.
+
+cdef enum:
+    SCALARS = SERIES + 4
+    BAR = SERIES + 2
+    FIRST = SERIES + 3
+
+cdef void catch_adam_scalars(const double *gap, int n_series, const real *first, real *h) noexcept nogil:
+    cdef const double *f = gap + 4 + n_series
+    cdef double raw[SERIES]
+    cdef double central[SERIES]
+    cdef double total = f[0], y = 0, ratio, reach, best = 0, power = 1, binomial
+    cdef int j, k, order = 1, used = 1
+    if total > 0:
+        y = f[1] / total
+    if not y < 1e300:                       # or NaN: too far back for the series
+        y = 1
+    elif y < 1e-30:                         # nothing beside any root
+        y, best = (y if y > TINY else TINY), 1
+    for j in range(SERIES):                 # moments of y_i / y about 0, then about 1
+        raw[j] = f[j] / total / power
+        power = power * y
+    for j in range(SERIES):
+        central[j], binomial = 0, 1
+        for k in range(j + 1):
+            central[j] = central[j] + (binomial if (j - k) % 2 == 0 else -binomial) * raw[k]
+            binomial = binomial * (j - k) / (k + 1)
+    # The terms to `order` leave an error of w^(order + 1) times the next, even moment: they serve for w up to `reach`.
+    while order + 1 < SERIES and best < 1:
+        ratio = TOLERANCE / (central[order + 1] if central[order + 1] > 0 else -central[order + 1])
+        reach = 0
+        if ratio > 0:                       # not where the moment is infinite or NaN
+            reach, k = ratio, order + 1
+            while k > 1:
+                reach, k = sqrt64(reach), k // 2
+        if reach > best:
+            best, used = reach, order
+        order = 2 * order + 1
+    h[0], h[1], h[2], h[3], h[4] = <real>gap[0], <real>gap[2], <real>gap[3], <real>y, <real>total
+    for j in range(2, SERIES - 1):
+        h[3 + j] = <real>((total if j % 2 == 0 else -total) * central[j]) if j <= used and total > 0 else 0
+    ratio = 0
+    if total > 0 and best < 1:
+        ratio = y * (1 - best) / best if best > 0 else BAR_MOST
+    if not ratio < BAR_MOST:
+        ratio = BAR_MOST
+    ratio = ratio * ratio
+    if total > 0 and y < 1e-30:             # where g * g is 0, eps stands alone
+        ratio = 1e24 * y * y if 1e24 * y * y > TINY else TINY
+    h[BAR] = <real>ratio
+    h[FIRST] = first[2]                     # AMSGrad: the first step after the last gradient may still raise the maximum
+
+
+cdef inline int stiff(Py_ssize_t n, const real *m, const real *v, const real *w, const bint amsgrad,
+                      const real *h) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef real root
+    cdef int found = 0
+    for j in range(n):
+        root = v[j]
+        if amsgrad:
+            root = w[j] if w[j] >= h[FIRST] * v[j] else h[FIRST] * v[j]
+        found |= (root < h[BAR]) & (m[j] != 0)
+    return found
+
+
+cdef inline void catch_up(Py_ssize_t n, rw p, rw m, rw v, rw w, const bint amsgrad, ro h, const Py_ssize_t far,
+                          const Py_ssize_t each) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef int j
+    cdef real y, u, part, sum, root
+    for i in range(n):
+        root = v[i]
+        if amsgrad:
+            root = h[FIRST * far + each * i] * v[i]
+            root = w[i] if w[i] >= root else root
+            w[i] = root
+        y = h[3 * far + each * i]
+        u = 1 / (sqrt(root) + y)
+        part = y * u
+        sum = 0
+        for j in range(SERIES - 2, 1, -1):
+            sum = h[(3 + j) * far + each * i] + part * sum
+        p[i] = h[each * i] * p[i] - m[i] * (u * (h[4 * far + each * i] + part * part * sum))
+        m[i] = h[far + each * i] * m[i]
+        v[i] = h[2 * far + each * i] * v[i]
+
+
+cdef int catch_adam_stiff(Py_ssize_t n, rw p, rw m, rw v, rw s2, rw s3, ro h) noexcept nogil:
+    return stiff(n, m, v, v, False, h)
+
+
+cdef int catch_adam_amsgrad_stiff(Py_ssize_t n, rw p, rw m, rw v, rw w, rw s3, ro h) noexcept nogil:
+    return stiff(n, m, v, w, True, h)
+
+
+cdef void catch_adam_row(Py_ssize_t n, rw p, rw m, rw v, rw s2, rw s3, ro h) noexcept nogil:
+    catch_up(n, p, m, v, s2, False, h, 1, 0)
+
+
+cdef void catch_adam_each(Py_ssize_t n, rw p, rw m, rw v, rw s2, rw s3, ro h) noexcept nogil:
+    catch_up(n, p, m, v, s2, False, h, GATHER, 1)
+
+
+cdef void catch_adam_amsgrad_row(Py_ssize_t n, rw p, rw m, rw v, rw w, rw s3, ro h) noexcept nogil:
+    catch_up(n, p, m, v, w, True, h, 1, 0)
+
+
+cdef void catch_adam_amsgrad_each(Py_ssize_t n, rw p, rw m, rw v, rw w, rw s3, ro h) noexcept nogil:
+    catch_up(n, p, m, v, w, True, h, GATHER, 1)
+
+
+TABLE["catch_adam_count"] = TABLE["catch_adam_amsgrad_count"] = SCALARS
+TABLE["catch_adam_scalars"] = TABLE["catch_adam_amsgrad_scalars"] = <size_t><void *>catch_adam_scalars
+TABLE["catch_adam_stiff"] = <size_t><void *>catch_adam_stiff
+TABLE["catch_adam_amsgrad_stiff"] = <size_t><void *>catch_adam_amsgrad_stiff
+TABLE["catch_adam_row"] = <size_t><void *>catch_adam_row
+TABLE["catch_adam_each"] = <size_t><void *>catch_adam_each
+TABLE["catch_adam_amsgrad_row"] = <size_t><void *>catch_adam_amsgrad_row
+TABLE["catch_adam_amsgrad_each"] = <size_t><void *>catch_adam_amsgrad_each
 TABLE["adam"] = <size_t><void *>adam
 TABLE["adam_amsgrad"] = <size_t><void *>adam_amsgrad

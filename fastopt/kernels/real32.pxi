@@ -5,3 +5,12 @@ cdef extern from "fo_real.h" nogil:
     ctypedef float *rw "fo_rw32"
     ctypedef const float *ro "fo_ro32"
     real sqrt "fo_sqrt32"(real x)
+    double sqrt64 "fo_sqrt64"(double x)
+    const double TINY "FO_TINY32", TOLERANCE "FO_TOLERANCE32", BAR_MOST "FO_BAR_MOST32"
+
+cdef extern from "fo_memory.h" nogil:
+    enum:
+        GATHER "FO_GATHER"
+
+cdef enum:
+    SERIES = 5      # terms that exact catch-up keeps of a series; the last one tells the error of the others

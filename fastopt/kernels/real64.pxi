@@ -5,3 +5,12 @@ cdef extern from "fo_real.h" nogil:
     ctypedef double *rw "fo_rw64"
     ctypedef const double *ro "fo_ro64"
     real sqrt "fo_sqrt64"(real x)
+    double sqrt64 "fo_sqrt64"(double x)
+    const double TINY "FO_TINY64", TOLERANCE "FO_TOLERANCE64", BAR_MOST "FO_BAR_MOST64"
+
+cdef extern from "fo_memory.h" nogil:
+    enum:
+        GATHER "FO_GATHER"
+
+cdef enum:
+    SERIES = 9      # terms that exact catch-up keeps of a series; the last one tells the error of the others

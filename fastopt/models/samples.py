@@ -10,7 +10,8 @@ import numpy as np
 from .. import kernels
 from ..checks import Array
 from ..errors import HyperParameterError, NonFiniteError
-from ..optimizers.base import Optimizer, scalar_table
+from ..optimizers.base import Optimizer
+from ..optimizers.tables import scalar_table
 from . import reference
 
 #: Below this the common scale of the weights is multiplied into them, long before its reciprocal overflows a float32.
@@ -164,4 +165,4 @@ class SampleTrainer:
         settled = self._settled()
         one_row = settled is not None and self.steps + 1 >= settled
         t = np.arange(self.steps + 1, self.steps + 2 + (0 if one_row else n + n_threads))
-        return scalar_table(self.optimizer, self.options, t, self.dtype, 0), one_row
+        return scalar_table(self.optimizer, self.options, t, self.dtype, 0)[0], one_row

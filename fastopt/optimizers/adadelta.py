@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import checks
 from ..checks import Array
-from .base import Optimizer, Rule, Scalars
+from .base import Catch, Optimizer, Rule
+from .tables import SHRINK, SPAN, Gap, Scalars
 
 
 def adadelta(p: Array, g: Array, v: Array, u: Array, h: Array) -> None:
@@ -41,6 +42,9 @@ class Adadelta(Optimizer):
     maximize : bool, default False
     decoupled_weight_decay : bool, default False
         ``p *= 1 - lr * weight_decay`` before the update.
+    sparse : {"lazy", "exact"}, default "lazy"
+        What a `SparseGrad` means for the rows that it does not list: they stand still, or they become what a dense step
+        with zeros for them would have made of them, by the time they are read (`read`, `catch_up`, `flush`).
     backend : {"auto", "native", "numpy"}, default "auto"
     n_threads : int, optional
 
@@ -50,7 +54,7 @@ class Adadelta(Optimizer):
     """
 
     options = {"rho": checks.fraction, "eps": checks.non_negative}
-    rules = (Rule("adadelta", ("square_avg", "acc_delta"), adadelta),)
+    rules = (Rule("adadelta", ("square_avg", "acc_delta"), adadelta, Catch("decay2", 2, 0)),)
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class Adadelta(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
+        sparse: str = "lazy",
         backend: str = "auto",
         n_threads: int | None = None,
     ) -> None:
@@ -73,7 +78,7 @@ class Adadelta(Optimizer):
             maximize=maximize,
             decoupled_weight_decay=decoupled_weight_decay,
         )
-        super().__init__(params, options, backend, n_threads)
+        super().__init__(params, options, backend, n_threads, sparse)
 
     @staticmethod
     def rule(o: Mapping[str, Any]) -> str:
@@ -82,3 +87,8 @@ class Adadelta(Optimizer):
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         return o["lr"], o["rho"], 1.0 - o["rho"], max(o["eps"], o["tiny"])
+
+    @staticmethod
+    def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
+        rho = r[SPAN + 1]
+        return Gap(r[SHRINK], (rho, rho))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import checks
 from ..checks import Array
-from .base import Optimizer, Rule, Scalars
+from .base import Catch, Optimizer, Rule
+from .tables import SHRINK, Gap, Scalars
 
 
 def adagrad(p: Array, g: Array, a: Array, h: Array) -> None:
@@ -40,6 +41,9 @@ class Adagrad(Optimizer):
     maximize : bool, default False
     decoupled_weight_decay : bool, default False
         ``p *= 1 - lr * weight_decay`` before the update (`lr_decay` does not enter).
+    sparse : {"lazy", "exact"}, default "lazy"
+        What a `SparseGrad` means for the rows that it does not list: they stand still, or they become what a dense step
+        with zeros for them would have made of them, by the time they are read (`read`, `catch_up`, `flush`).
     backend : {"auto", "native", "numpy"}, default "auto"
     n_threads : int, optional
 
@@ -53,7 +57,7 @@ class Adagrad(Optimizer):
         "initial_accumulator_value": checks.non_negative,
         "eps": checks.non_negative,
     }
-    rules = (Rule("adagrad", ("sum",), adagrad),)
+    rules = (Rule("adagrad", ("sum",), adagrad, Catch("decay0", 0, 0)),)
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class Adagrad(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
+        sparse: str = "lazy",
         backend: str = "auto",
         n_threads: int | None = None,
     ) -> None:
@@ -78,7 +83,7 @@ class Adagrad(Optimizer):
             maximize=maximize,
             decoupled_weight_decay=decoupled_weight_decay,
         )
-        super().__init__(params, options, backend, n_threads)
+        super().__init__(params, options, backend, n_threads, sparse)
 
     @staticmethod
     def start(state: str, o: Mapping[str, Any]) -> float:
@@ -95,3 +100,7 @@ class Adagrad(Optimizer):
     @staticmethod
     def settled(o: Mapping[str, Any], born: int) -> int | None:
         return 1 if o["lr_decay"] == 0 else None
+
+    @staticmethod
+    def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
+        return Gap(r[SHRINK])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import checks
 from ..checks import Array
-from .base import Optimizer, Rule, Scalars
+from .base import ALL, Catch, Optimizer, Rule
 from .powers import powers
+from .tables import SHRINK, SPAN, Gap, Scalars
 
 
 def adam(p: Array, g: Array, m: Array, v: Array, h: Array) -> None:
@@ -59,6 +60,9 @@ class Adam(Optimizer):
         :math:`\eta \sqrt{1-\beta_2^t}/(1-\beta_1^t) \cdot m/(\sqrt{v}+\hat\epsilon)` (Keras, PyTorch's SparseAdam).
     decoupled_weight_decay : bool, default False
         ``p *= 1 - lr * weight_decay`` before the update, as `AdamW` does.
+    sparse : {"lazy", "exact"}, default "lazy"
+        What a `SparseGrad` means for the rows that it does not list: they stand still, or they become what a dense step
+        with zeros for them would have made of them, by the time they are read (`read`, `catch_up`, `flush`).
     backend : {"auto", "native", "numpy"}, default "auto"
     n_threads : int, optional
         Default: `fastopt.get_num_threads()`.
@@ -76,8 +80,13 @@ class Adam(Optimizer):
         "eps_form": checks.one_of("outside", "hat"),
     }
     rules = (
-        Rule("adam", ("exp_avg", "exp_avg_sq"), adam),
-        Rule("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), adam_amsgrad),
+        Rule("adam", ("exp_avg", "exp_avg_sq"), adam, Catch("adam", 2, ALL)),
+        Rule(
+            "adam_amsgrad",
+            ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+            adam_amsgrad,
+            Catch("adam_amsgrad", 2, ALL),
+        ),
     )
 
     def __init__(
@@ -92,6 +101,7 @@ class Adam(Optimizer):
         maximize: bool = False,
         eps_form: str = "outside",
         decoupled_weight_decay: bool = False,
+        sparse: str = "lazy",
         backend: str = "auto",
         n_threads: int | None = None,
     ) -> None:
@@ -105,7 +115,7 @@ class Adam(Optimizer):
             eps_form=eps_form,
             decoupled_weight_decay=decoupled_weight_decay,
         )
-        super().__init__(params, options, backend, n_threads)
+        super().__init__(params, options, backend, n_threads, sparse)
 
     @staticmethod
     def rule(o: Mapping[str, Any]) -> str:
@@ -126,6 +136,30 @@ class Adam(Optimizer):
     def settled(o: Mapping[str, Any], born: int) -> int | None:
         return max(power_below(beta, 54) for beta in o["betas"])
 
+    @classmethod
+    def why_not_exact(cls, o: Mapping[str, Any]) -> str:
+        beta1, beta2 = o["betas"]
+        if not o["amsgrad"] and beta1 >= math.sqrt(beta2):
+            return (
+                f"betas={o['betas']} have beta1 >= sqrt(beta2), with which the steps of a row without gradients grow "
+                "instead of fading; use a smaller beta1, a larger beta2, amsgrad=True or sparse='lazy'"
+            )
+        return super().why_not_exact(o)
+
+    @staticmethod
+    def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
+        # See kernels/adam.pyx: the moves are a / (sqrt(v) + y), with a and y as below and powers of beta for later steps.
+        beta1, beta2, step, scale, eps = r[SPAN], r[SPAN + 2], h[SPAN + 4], h[SPAN + 5], h[SPAN + 6]
+        root = np.ones(beta2.shape) if o["amsgrad"] else np.sqrt(beta2)
+        a, y = step * beta1 / (scale * root), eps / (scale * root)
+        slowest = max(o["betas"][0], 1e-9) / (1.0 if o["amsgrad"] else math.sqrt(o["betas"][1]))
+        return Gap(
+            r[SHRINK],
+            (beta1, beta2),
+            [(beta1 / root ** (j + 1), a * y**j) for j in range(series)],
+            reach=power_below(slowest, 54),
+        )
+
 
 class AdamW(Adam):
     r"""Adam with decoupled weight decay (Loshchilov and Hutter 2017): ``p *= 1 - lr * weight_decay`` before each update.
@@ -133,7 +167,7 @@ class AdamW(Adam):
     Parameters
     ----------
     weight_decay : float, default 1e-2
-    params, lr, betas, eps, amsgrad, maximize, eps_form, backend, n_threads
+    params, lr, betas, eps, amsgrad, maximize, eps_form, sparse, backend, n_threads
         As in `Adam`.
 
     Notes
@@ -152,6 +186,7 @@ class AdamW(Adam):
         *,
         maximize: bool = False,
         eps_form: str = "outside",
+        sparse: str = "lazy",
         backend: str = "auto",
         n_threads: int | None = None,
     ) -> None:
@@ -165,6 +200,7 @@ class AdamW(Adam):
             maximize=maximize,
             eps_form=eps_form,
             decoupled_weight_decay=True,
+            sparse=sparse,
             backend=backend,
             n_threads=n_threads,
         )

@@ -22,6 +22,7 @@ from ..errors import (
     ConcurrentStepError,
     DTypeError,
     HyperParameterError,
+    IndexRangeError,
     LayoutError,
     OverlapError,
     ShapeError,
@@ -29,14 +30,16 @@ from ..errors import (
     UnsupportedError,
     did_you_mean,
 )
-from ..sparse import SparseGrad
+from .. import sparse as sparse_gradients
+from ..sparse import Entries, SparseGrad
+from . import tables
 from .plan import NumpyPlan
+from .tables import Gap, Scalars
 
 ALIGN = 64  # bytes: a cache line, and the widest vector
+HUGE = 2**28  # bytes of a state from which on its zeros are left to the system, which has them ready for pages in use
 MOST_STEPS = 2**62  # far from where 64-bit counters would wrap
 NOW = object()  # step(): "take the gradients of opt.grads"
-
-Scalars = Sequence["float | Array"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,26 @@ class Rule:
     """One span and what belongs to it: the names of its states, and the same mathematics in NumPy.
 
     ``reference(p, g, *states, h)`` updates ``p`` and the states in place, with the operations of the span in the order
-    of the span, in the dtype of the arrays; it never writes ``g``.
+    of the span, in the dtype of the arrays; it never writes ``g``. ``catch`` names the law by which exact sparse mode
+    catches rows up; None: there is none.
     """
 
     span: str
     states: tuple[str, ...]
     reference: Callable[..., None]
+    catch: Catch | None = None
+
+
+@dataclass(frozen=True)
+class Catch:
+    """A catch-up of the kernels, and how many decays and series its gaps have."""
+
+    name: str
+    decays: int
+    series: int  # ALL: as many as the build keeps
+
+
+ALL = -1
 
 
 class ParamGroup(dict[str, Any]):
@@ -71,7 +88,7 @@ class ParamGroup(dict[str, Any]):
         with self._owner._still():
             before, owner = self.options(), self._owner
             states = owner.rule_of(before).states
-            super().update(owner._check_options({**before, **new}, "group option "))
+            super().update(owner._checked({**before, **new}, "group option "))
             try:
                 if owner.rule_of(self).states == states:
                     owner._tell(owner._plan)
@@ -120,7 +137,7 @@ class Optimizer:
     known: ClassVar[dict[str, type[Optimizer]]] = {}
 
     COMMON: ClassVar[dict[str, Check]] = {
-        "lr": checks.non_negative,
+        "lr": checks.rate,
         "weight_decay": checks.non_negative,
         "decoupled_weight_decay": checks.flag,
         "maximize": checks.flag,
@@ -138,9 +155,15 @@ class Optimizer:
         return super().__new__(cls)
 
     def __init__(
-        self, params: Any, options: dict[str, Any], backend: str = "auto", n_threads: int | None = None
+        self,
+        params: Any,
+        options: dict[str, Any],
+        backend: str = "auto",
+        n_threads: int | None = None,
+        sparse: str = "lazy",
     ) -> None:
-        self.defaults = self._check_options(options)
+        self.sparse = checks.one_of("lazy", "exact")("sparse", sparse)
+        self.defaults = self._checked(options)
         self.n_threads = None if n_threads is None else checks.integer(1, kernels.threads.LIMIT)("n_threads", n_threads)
         self.backend = choose_backend(backend)
         self.param_groups: list[ParamGroup] = []
@@ -190,6 +213,21 @@ class Optimizer:
     def check_together(cls, o: Mapping[str, Any]) -> None:
         """Raise if options that are right by themselves do not go together."""
 
+    @staticmethod
+    def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
+        """What steps with the scalars `h` (in float64; `r`: rounded) do to a row whose gradient is zero."""
+        raise UnsupportedError("an optimizer with exact sparse mode needs its gap")
+
+    @classmethod
+    def why_not_exact(cls, o: Mapping[str, Any]) -> str:
+        """Why the options `o` have no exact sparse mode, and what to do instead; empty where they have one."""
+        if o["weight_decay"] != 0 and not o["decoupled_weight_decay"]:
+            return (
+                "coupled weight_decay feeds the second moments of untouched rows, which has no closed form; use "
+                "decoupled_weight_decay=True, weight_decay=0 or sparse='lazy'"
+            )
+        return ""
+
     # ------------------------------------------------------------------------------------------------- construction
 
     @classmethod
@@ -200,6 +238,17 @@ class Optimizer:
                 raise UnsupportedError(f"{where}{cls.__name__} has no option {name!r}.{did_you_mean(name, known)}")
         checked = {name: known[name](where + name, value) for name, value in options.items()}
         cls.check_together(checked)
+        return checked
+
+    def _checked(self, options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+        """Options checked, also for the sparse mode of this optimizer."""
+        checked = self._check_options(options, where)
+        if self.sparse == "exact":
+            full = {"decoupled_weight_decay": False, **checked}
+            if self.rule_of(full).catch is None:
+                raise UnsupportedError(f"{where}{type(self).__name__} has no exact sparse mode; use sparse='lazy'")
+            if why := self.why_not_exact(full):
+                raise UnsupportedError(f"{where}sparse='exact' of {type(self).__name__}: {why}")
         return checked
 
     @classmethod
@@ -240,7 +289,7 @@ class Optimizer:
             if not isinstance(group, Mapping) or "params" not in group:
                 raise DTypeError(f"a group is a dict with the key 'params', got {group!r:.80}")
             options = {k: v for k, v in group.items() if k != "params"}
-            checked = self._check_options({**self.defaults, **options}, f"group {q}: " if q or len(groups) > 1 else "")
+            checked = self._checked({**self.defaults, **options}, f"group {q}: " if q or len(groups) > 1 else "")
             items = self._items(group["params"], q, len(params), names)
             if isinstance(group["params"], dict):
                 names = [*(names or []), *(name for name, _ in items)]
@@ -288,6 +337,7 @@ class Optimizer:
 
     def _build(self, counters: list[int], borns: list[int], steps: int) -> None:
         """Make the states that the rules need and that are not there yet, and the plan of the step."""
+        self._flush()  # what the old plan remembers goes with it
         wanted: list[tuple[int, str]] = []
         for i, q in enumerate(self._group_of):
             need = self.rule_of(self.param_groups[q]).states
@@ -298,7 +348,9 @@ class Optimizer:
         fresh: list[dict[str, Array]] = [{} for _ in self._params]
         made = arena([self._params[i] for i, _ in wanted])
         for (i, name), a in zip(wanted, made, strict=True):
-            a.fill(self.start(name, self.param_groups[self._group_of[i]]))  # now, and not by page faults in a step
+            start = self.start(name, self.param_groups[self._group_of[i]])
+            if start != 0 or a.nbytes < HUGE:
+                a.fill(start)  # now, and not by page faults in a step
             fresh[i][name] = a
         self._state = [
             {
@@ -343,8 +395,14 @@ class Optimizer:
                 decay and not decoupled,
                 decay and decoupled,
                 kernels.table,
+                self._law(rule.catch, decay),
             )
         plan.forget_scalars()
+
+    def _law(self, catch: Catch | None, decay: bool) -> tuple[str, int, int, bool] | None:
+        if self.sparse == "lazy" or catch is None:
+            return None
+        return catch.name, catch.decays, catch.series, catch.name != "decay0" or decay
 
     def _clocks(self) -> tuple[list[int], list[int], int]:
         plan = self._plan
@@ -370,23 +428,31 @@ class Optimizer:
 
     def _scalar_table(
         self, group: int, itemsize: int, now: int, window: int, lag: int, born: int
-    ) -> tuple[Array, bool]:
-        """The scalars of `window` steps from global step `now` on, a row each, and whether one row serves for ever.
+    ) -> tuple[Array, bool, Array | None, int]:
+        """The scalars of up to `window` steps from global step `now` on, a row each; whether one row serves for ever; in
+        exact mode the gaps of these steps, and their reach.
 
         `lag` steps of the optimizer have passed the parameter by. The first two columns belong to the block operations.
         """
         o = self.param_groups[group]
-        settled = self.settled(o, born)
+        settled = tables.settled(type(self), o, born)
         for_ever = settled is not None and now - lag >= settled
         t = np.arange(now - lag, now - lag + (1 if for_ever else window))
         dtype = np.dtype(np.float32 if itemsize == 4 else np.float64)
-        table = scalar_table(type(self), o, t, dtype, born)
-        if not np.isfinite(table).all():
+        table, wide = tables.scalar_table(type(self), o, t, dtype, born, now - 1)
+        bad = ~np.isfinite(table).all(axis=1)
+        if bad[0]:
             given = ", ".join(f"{k}={v!r}" for k, v in o.options().items())
             raise HyperParameterError(
                 f"the options of group {group} ({given}) give scalars beyond {dtype}; use smaller ones, or float64 parameters"
             )
-        return table, for_ever
+        if bad.any():  # a schedule's later steps; they are told when they come
+            table, wide = table[: bad.argmax()], wide[: bad.argmax()]
+        catch = self.rule_of(o).catch
+        if self.sparse == "lazy" or catch is None or self.backend == "numpy":
+            return table, for_ever, None, 0
+        series = kernels.table[dtype.name]["SERIES"] if catch.series == ALL else catch.series
+        return table, for_ever, *tables.gap_table(type(self), o, table, wide, series)
 
     def _explain_busy(self) -> None:
         raise ConcurrentStepError(
@@ -423,18 +489,29 @@ class Optimizer:
             "resized or reshaped in place. Make a new optimizer for it"
         )
 
-    def _convert_gradient(self, i: int, g: Any) -> tuple[Array | None, Array]:
-        """Gradient `g` of parameter `i` as (rows or None, values) that can be read as they stand, or an error."""
+    def _convert_gradient(self, i: int, g: Any) -> Array | Entries:
+        """Gradient `g` of parameter `i` as an array or as sparse entries that can be read as they stand, or an error."""
         label, p = "gradient of " + self._labels[i], self._params[i]
+        converted: Array | Entries
         if isinstance(g, SparseGrad):
-            rows, values = g.resolve(label, p)
+            converted = g.entries(label, p)
+        elif sparse_gradients.is_scipy_sparse(g):
+            converted = sparse_gradients.scipy_entries(label, g, p)
         else:
-            rows, values = None, checks.gradient(label, g, p)
-        low, high = checks.byte_range(values)
+            converted = checks.gradient(label, g, p)
+        low, high = checks.byte_range(converted.values if isinstance(converted, Entries) else converted)
         at = bisect.bisect_right(self._taken, (low, low)) - 1
         if low < high and any(a < high and low < b for a, b in self._taken[max(at, 0) : at + 2]):
             self._explain_overlap(label, low, high)
-        return rows, values
+        return converted
+
+    def _explain_rows(self, i: int, rows: Array, duplicates: str, reading: bool) -> None:
+        """Say what is wrong with row indices that the plan refused."""
+        what = "rows" if reading else f"gradient of {self._labels[i]}.indices"
+        sparse_gradients.check_rows(what, rows, self._params[i])
+        if duplicates != "sum":
+            sparse_gradients.check_repeats(what, rows, duplicates)
+        raise IndexRangeError(f"{what} were changed by another thread during the call")
 
     def _explain_overlap(self, label: str, low: int, high: int) -> None:
         for k, p in enumerate(self._params):
@@ -496,6 +573,87 @@ class Optimizer:
         for g in self._own:
             g.fill(0)
 
+    # --------------------------------------------------------------------------------------- reading rows of a table
+
+    def _find(self, param: Any) -> int:
+        """The place of the parameter that a name, an index or the array itself denotes."""
+        if isinstance(param, np.ndarray):
+            for i, p in enumerate(self._params):
+                if p is param:
+                    return i
+            raise StateError("this array is not a parameter of the optimizer; pass the very array, its name or its index")
+        if isinstance(param, str):
+            names = self._names or []
+            if param not in names:
+                raise StateError(f"there is no parameter {param!r}.{did_you_mean(param, names)}")
+            return names.index(param)
+        return int(checks.integer(0, len(self._params) - 1)("param", param))
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[Any]:
+        """The plan, while no step begins; raises if one is under way."""
+        plan = self._plan
+        plan.hold(True)
+        try:
+            yield plan
+        finally:
+            plan.hold(False)
+
+    def _flush(self) -> None:
+        if self.sparse == "exact" and self._plan is not None:
+            for i in range(len(self._plan.counters())):
+                self._plan.catch_up(i)
+
+    def read(self, param: Any, rows: Array) -> Array:
+        """Current rows of a parameter, as a new array.
+
+        Parameters
+        ----------
+        param : str, int or ndarray
+            Name or index of the parameter, or the array itself.
+        rows : ndarray of integers, any shape
+            Row indices, ``0 <= i < len(param)``; repeated ones are allowed, negative ones are not.
+
+        Returns
+        -------
+        ndarray, shape ``rows.shape + param.shape[1:]``
+            In exact mode, the rows are caught up first: they are what dense steps would have made of them.
+
+        Raises
+        ------
+        IndexRangeError, DTypeError, ShapeError, StateError
+            If `rows` or `param` do not fit; nothing has changed then.
+        """
+        i = self._find(param)
+        p = self._params[i]
+        ids = sparse_gradients.row_indices("rows", rows, p)
+        out = np.empty(np.shape(rows) + p.shape[1:], p.dtype)
+        with self._quiet() as plan:
+            if self.sparse == "exact":
+                plan.catch_up(i, ids)
+            plan.read(i, ids, out)
+        return out
+
+    def catch_up(self, param: Any, rows: Array | None = None) -> None:
+        """Exact mode: bring rows up to date, so that they can be read in place. In lazy mode there is nothing to do.
+
+        Parameters
+        ----------
+        param : str, int or ndarray
+            Name or index of the parameter, or the array itself.
+        rows : ndarray of integers, any shape, optional
+            Row indices, ``0 <= i < len(param)``, repeated ones allowed. Default: all rows.
+        """
+        i = self._find(param)
+        ids = None if rows is None else sparse_gradients.row_indices("rows", rows, self._params[i])
+        with self._quiet() as plan:
+            plan.catch_up(i, ids)
+
+    def flush(self) -> None:
+        """Exact mode: bring every row of every parameter up to date. In lazy mode there is nothing to do."""
+        with self._quiet():
+            self._flush()
+
     # ----------------------------------------------------------------------------------------------------- the state
 
     def _keys(self) -> list[Any]:
@@ -509,12 +667,13 @@ class Optimizer:
         dict
             ``{"state": {name or index: {"step": int, state name: array}}, "param_groups": [{"params": [...], option:
             value}], "step": int}``, with PyTorch's state names. The momentum buffer of SGD is absent before its first
-            step. ``"step"`` at the top counts the calls of `step`.
+            step. ``"step"`` at the top counts the calls of `step`. Exact mode brings all rows up to date first (`flush`).
         """
         with self._still():
             return self._state_dict()
 
     def _state_dict(self) -> dict[str, Any]:
+        self._flush()
         counters, borns, steps = self._clocks()
         keys = self._keys()
         state = {}
@@ -552,7 +711,7 @@ class Optimizer:
             if not isinstance(listed, (list, tuple)) or list(listed) != mine:
                 raise StateError(f"group {q} of the state dict must have the parameters {mine!r:.80}")
             given = {k: v for k, v in group.items() if k != "params"}
-            options.append(self._check_options({**self.param_groups[q].options(), **given}, f"state dict, group {q}: "))
+            options.append(self._checked({**self.param_groups[q].options(), **given}, f"state dict, group {q}: "))
         if not isinstance(state, Mapping) or set(state) != set(keys):
             raise StateError(f"the state dict must have a state for each of {keys!r:.80}, and for no other")
         counters, borns, arrays = [], [], []
@@ -578,6 +737,7 @@ class Optimizer:
             arrays.append(found)
         steps = whole("'step' of the state dict", state_dict.get("step", max(counters)))
         # From here on nothing is refused.
+        self._flush()
         fresh: list[dict[str, Array]] = []
         for p, found in zip(self._params, arrays, strict=True):
             made = dict(zip(found, arena([p] * len(found)), strict=True))
@@ -608,6 +768,7 @@ class Optimizer:
             "defaults": self.defaults,
             "backend": self.backend,
             "n_threads": self.n_threads,
+            "sparse": self.sparse,
         }
 
     def __setstate__(self, s: dict[str, Any]) -> None:
@@ -615,9 +776,8 @@ class Optimizer:
         if s["names"] is not None:
             names = iter(s["names"])
             groups = [{**g, "params": {next(names): a for a in g["params"]}} for g in groups]
-        Optimizer.__init__(
-            self, groups, s["defaults"], s["backend"] if s["backend"] == "numpy" else "auto", s["n_threads"]
-        )
+        backend = "numpy" if s["backend"] == "numpy" else "auto"
+        Optimizer.__init__(self, groups, s["defaults"], backend, s["n_threads"], s["sparse"])
         if s["single"]:
             self._single = True
         self.load_state_dict(s["state_dict"])
@@ -627,18 +787,7 @@ class Optimizer:
         for q, g in enumerate(self.param_groups):
             text = ", ".join(f"{k}={v!r}" for k, v in g.options().items())
             lines.append(f"  group {q}: {len(g['params'])} parameters, {text}")
-        return "\n".join([*lines, f"  backend={self.backend!r})"])
-
-
-def scalar_table(cls: type[Optimizer], o: Mapping[str, Any], t: Array, dtype: np.dtype[Any], born: int) -> Array:
-    """The scalars of the steps `t`, a row each: derived in float64, rounded once. The first two are the block operations'."""
-    with np.errstate(all="ignore"):  # the caller looks at the result
-        own = cls.scalars(t, {**o, "tiny": float(np.finfo(dtype).tiny)}, born)
-        columns = (o["weight_decay"], 1.0 - o["lr"] * o["weight_decay"], *own)
-        wide = np.empty((len(t), len(columns)))
-        for k, column in enumerate(columns):
-            wide[:, k] = column
-        return wide.astype(dtype)
+        return "\n".join([*lines, f"  backend={self.backend!r}, sparse={self.sparse!r})"])
 
 
 ALIASES = {"momentum": ("sgd", {"momentum": 0.9}), "nag": ("sgd", {"momentum": 0.9, "nesterov": True})}
@@ -681,12 +830,12 @@ _warned = False
 
 
 def arena(like: Sequence[Array]) -> list[Array]:
-    """Uninitialized arrays of the shapes, dtypes and orders of `like`, side by side, each on a cache line of its own."""
+    """Arrays of zeros of the shapes, dtypes and orders of `like`, side by side, each on a cache line of its own."""
     offsets, total = [], 0
     for a in like:
         offsets.append(total)
         total += -(-a.nbytes // ALIGN) * ALIGN
-    memory = np.empty(total + ALIGN, np.uint8)
+    memory = np.zeros(total + ALIGN, np.uint8)
     first = -checks.address(memory) % ALIGN
     return [
         memory[first + at : first + at + a.nbytes]

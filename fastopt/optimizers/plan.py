@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
+from ..sparse import Entries, check_rows, unique_rows
 
 
 class NumpyPlan:
@@ -35,7 +36,15 @@ class NumpyPlan:
         self._layouts: list[Any] = [None] * len(params)
 
     def set_group(
-        self, q: int, span: str, n_states: int, negate: bool, couple: bool, shrink: bool, table: Mapping[str, Any]
+        self,
+        q: int,
+        span: str,
+        n_states: int,
+        negate: bool,
+        couple: bool,
+        shrink: bool,
+        table: Mapping[str, Any],
+        law: Any,
     ) -> None:
         reference = next(r.reference for r in self.host.rules if r.span == span)
         self._groups[q] = {"reference": reference, "negate": negate, "couple": couple, "shrink": shrink}
@@ -86,12 +95,14 @@ class NumpyPlan:
             for i, g in enumerate(items):
                 if g is None:
                     continue
-                rows, values = host._convert_gradient(i, g)
+                rows, values = None, host._convert_gradient(i, g)
+                if isinstance(values, Entries):
+                    rows, values = unique_rows(f"gradient of {host._labels[i]}", values, self.params[i])
                 if layout(self.params[i]) != self._layouts[i]:
                     host._explain_parameter(i)
                 p, now = self.params[i], self.steps + 1
                 lag = now - self._counters[i] - 1
-                table, _ = host._scalar_table(self._group_of[i], p.itemsize, now, 1, lag, self._borns[i])
+                table, *_ = host._scalar_table(self._group_of[i], p.itemsize, now, 1, lag, self._borns[i])
                 work.append((i, rows, values, table[0]))
             with np.errstate(all="ignore"):
                 for i, rows, values, h in work:
@@ -102,9 +113,28 @@ class NumpyPlan:
         finally:
             self.busy = False
 
+    def catch_up(self, i: int, rows: Array | None = None) -> None:
+        """All rows are up to date at all times."""
+        self._check(i, rows)
+
+    def read(self, i: int, rows: Array, out: Array) -> None:
+        rows = rows.copy()
+        self._check(i, rows)
+        out[...] = self.params[i][rows].reshape(out.shape)
+
+    def _check(self, i: int, rows: Array | None) -> None:
+        if layout(self.params[i]) != self._layouts[i]:
+            self.host._explain_parameter(i)
+        if rows is not None:
+            check_rows("rows", rows, self.params[i])
+
     def _update(self, i: int, rows: Array | None, g: Array, h: Array) -> None:
         group = self._groups[self._group_of[i]]
         p, states = self.params[i], list(self.host._state[i].values())
+        if rows is not None and self.host.sparse == "exact":  # the definition: a dense step with zeros for the other rows
+            whole_g = np.zeros(p.shape, p.dtype)
+            whole_g[rows] = g
+            rows, g = None, whole_g
         if rows is None:
             update(group, p, g, states, h)
         else:

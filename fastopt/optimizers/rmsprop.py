@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import checks
 from ..checks import Array
-from .base import Optimizer, Rule, Scalars
+from .base import Catch, Optimizer, Rule
+from .tables import SHRINK, SPAN, Gap, Scalars
 
 
 def rmsprop(p: Array, g: Array, v: Array, h: Array) -> None:
@@ -71,6 +72,9 @@ class RMSprop(Optimizer):
     maximize : bool, default False
     decoupled_weight_decay : bool, default False
         ``p *= 1 - lr * weight_decay`` before the update.
+    sparse : {"lazy", "exact"}, default "lazy"
+        What a `SparseGrad` means for the rows that it does not list: they stand still, or they become what a dense step
+        with zeros for them would have made of them, by the time they are read (`read`, `catch_up`, `flush`).
     backend : {"auto", "native", "numpy"}, default "auto"
     n_threads : int, optional
 
@@ -86,10 +90,15 @@ class RMSprop(Optimizer):
         "centered": checks.flag,
     }
     rules = (
-        Rule("rmsprop", ("square_avg",), rmsprop),
-        Rule("rmsprop_momentum", ("square_avg", "momentum_buffer"), rmsprop_momentum),
-        Rule("rmsprop_centered", ("square_avg", "grad_avg"), rmsprop_centered),
-        Rule("rmsprop_centered_momentum", ("square_avg", "grad_avg", "momentum_buffer"), rmsprop_centered_momentum),
+        Rule("rmsprop", ("square_avg",), rmsprop, Catch("decay1", 1, 0)),
+        Rule("rmsprop_momentum", ("square_avg", "momentum_buffer"), rmsprop_momentum, Catch("drift1", 1, 1)),
+        Rule("rmsprop_centered", ("square_avg", "grad_avg"), rmsprop_centered, Catch("decay2", 2, 0)),
+        Rule(
+            "rmsprop_centered_momentum",
+            ("square_avg", "grad_avg", "momentum_buffer"),
+            rmsprop_centered_momentum,
+            Catch("drift2", 2, 1),
+        ),
     )
 
     def __init__(
@@ -104,6 +113,7 @@ class RMSprop(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
+        sparse: str = "lazy",
         backend: str = "auto",
         n_threads: int | None = None,
     ) -> None:
@@ -117,7 +127,7 @@ class RMSprop(Optimizer):
             maximize=maximize,
             decoupled_weight_decay=decoupled_weight_decay,
         )
-        super().__init__(params, options, backend, n_threads)
+        super().__init__(params, options, backend, n_threads, sparse)
 
     @staticmethod
     def rule(o: Mapping[str, Any]) -> str:
@@ -126,3 +136,9 @@ class RMSprop(Optimizer):
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         return o["lr"], o["alpha"], 1.0 - o["alpha"], max(o["eps"], o["tiny"]), o["momentum"]
+
+    @staticmethod
+    def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
+        lr, alpha, mu = h[SPAN], r[SPAN + 1], r[SPAN + 4]
+        decays = (alpha, alpha) if o["centered"] else (alpha,)
+        return Gap(r[SHRINK], decays, [(mu, -lr * mu)] if o["momentum"] != 0 else ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from ..errors import HyperParameterError
-from .base import Optimizer, Rule, Scalars
+from .base import Catch, Optimizer, Rule
+from .tables import COUPLE, SHRINK, SPAN, Gap, Scalars
 
 
 def sgd(p: Array, g: Array, h: Array) -> None:
@@ -52,6 +53,9 @@ class SGD(Optimizer):
     maximize : bool, default False
     decoupled_weight_decay : bool, default False
         ``p *= 1 - lr * weight_decay`` before the update.
+    sparse : {"lazy", "exact"}, default "lazy"
+        What a `SparseGrad` means for the rows that it does not list: they stand still, or they become what a dense step
+        with zeros for them would have made of them, by the time they are read (`read`, `catch_up`, `flush`).
     backend : {"auto", "native", "numpy"}, default "auto"
     n_threads : int, optional
 
@@ -67,9 +71,9 @@ class SGD(Optimizer):
         "nesterov": checks.flag,
     }
     rules = (
-        Rule("sgd", (), sgd),
-        Rule("sgd_momentum", ("momentum_buffer",), sgd_momentum),
-        Rule("sgd_nesterov", ("momentum_buffer",), sgd_nesterov),
+        Rule("sgd", (), sgd, Catch("decay0", 0, 0)),
+        Rule("sgd_momentum", ("momentum_buffer",), sgd_momentum, Catch("drift0", 0, 1)),
+        Rule("sgd_nesterov", ("momentum_buffer",), sgd_nesterov, Catch("drift0", 0, 1)),
     )
     born_late = frozenset({"momentum_buffer"})
 
@@ -84,6 +88,7 @@ class SGD(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
+        sparse: str = "lazy",
         backend: str = "auto",
         n_threads: int | None = None,
     ) -> None:
@@ -96,7 +101,7 @@ class SGD(Optimizer):
             maximize=maximize,
             decoupled_weight_decay=decoupled_weight_decay,
         )
-        super().__init__(params, options, backend, n_threads)
+        super().__init__(params, options, backend, n_threads, sparse)
 
     @classmethod
     def check_together(cls, o: Mapping[str, Any]) -> None:
@@ -121,3 +126,20 @@ class SGD(Optimizer):
     @staticmethod
     def settled(o: Mapping[str, Any], born: int) -> int | None:
         return 1 if o["momentum"] == 0 or o["dampening"] == 0 else born + 2
+
+    @classmethod
+    def why_not_exact(cls, o: Mapping[str, Any]) -> str:
+        return ""  # coupled decay, too, is linear
+
+    @staticmethod
+    def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
+        couple, keep, lr = h[COUPLE], 1.0, h[SPAN]
+        if o["decoupled_weight_decay"]:
+            couple, keep = 0.0, r[SHRINK]
+        if o["momentum"] == 0:
+            return Gap(keep - lr * couple, loss=1.0 - keep + lr * couple)
+        mu, take = r[SPAN + 1], h[SPAN + 2]
+        # With g = couple p:  b <- mu b + take g,  p <- p - lr b, or p - lr (g + mu b).
+        back = take * couple
+        own, ahead = (couple + mu * back, mu * mu) if o["nesterov"] else (back, mu)
+        return Gap(keep - lr * own, (), [(mu, -lr * ahead)], back, 1.0 - keep + lr * own)

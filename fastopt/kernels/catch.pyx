@@ -1,0 +1,84 @@
+# Catch-up of exact sparse mode, for the rules that are linear where the gradient is zero. The scalars are those of the gap:
+# keep, back, decays..., rate, drift. Each law has two entries from one body: scalars for a whole row, and for each element
+# (the k-th of element i at k * GATHER + i).
+
+TABLE["SERIES"] = SERIES
+
+cdef inline void linear(Py_ssize_t n, rw p, rw a, rw c, rw b, const int decays, const bint drifts, ro h,
+                        const Py_ssize_t far, const Py_ssize_t each) noexcept nogil:
+    # a and c decay; b is a momentum, which moves the parameter and may be driven by it.
+    cdef Py_ssize_t i
+    cdef real pi, bi
+    for i in range(n):
+        pi = h[each * i] * p[i]
+        if drifts:
+            bi = b[i]
+            b[i] = h[(2 + decays) * far + each * i] * bi + h[far + each * i] * p[i]
+            pi = pi + h[(3 + decays) * far + each * i] * bi
+        p[i] = pi
+        if decays > 0:
+            a[i] = h[2 * far + each * i] * a[i]
+        if decays > 1:
+            c[i] = h[3 * far + each * i] * c[i]
+
+
+cdef void catch_decay0_row(Py_ssize_t n, rw p, rw s0, rw s1, rw s2, rw s3, ro h) noexcept nogil:
+    linear(n, p, s0, s1, s2, 0, False, h, 1, 0)
+
+
+cdef void catch_decay0_each(Py_ssize_t n, rw p, rw s0, rw s1, rw s2, rw s3, ro h) noexcept nogil:
+    linear(n, p, s0, s1, s2, 0, False, h, GATHER, 1)
+
+
+cdef void catch_decay1_row(Py_ssize_t n, rw p, rw s0, rw s1, rw s2, rw s3, ro h) noexcept nogil:
+    linear(n, p, s0, s1, s2, 1, False, h, 1, 0)
+
+
+cdef void catch_decay1_each(Py_ssize_t n, rw p, rw s0, rw s1, rw s2, rw s3, ro h) noexcept nogil:
+    linear(n, p, s0, s1, s2, 1, False, h, GATHER, 1)
+
+
+cdef void catch_decay2_row(Py_ssize_t n, rw p, rw s0, rw s1, rw s2, rw s3, ro h) noexcept nogil:
+    linear(n, p, s0, s1, s2, 2, False, h, 1, 0)
+
+
+cdef void catch_decay2_each(Py_ssize_t n, rw p, rw s0, rw s1, rw s2, rw s3, ro h) noexcept nogil:
+    linear(n, p, s0, s1, s2, 2, False, h, GATHER, 1)
+
+
+cdef void catch_drift0_row(Py_ssize_t n, rw p, rw b, rw s1, rw s2, rw s3, ro h) noexcept nogil:
+    linear(n, p, s1, s2, b, 0, True, h, 1, 0)
+
+
+cdef void catch_drift0_each(Py_ssize_t n, rw p, rw b, rw s1, rw s2, rw s3, ro h) noexcept nogil:
+    linear(n, p, s1, s2, b, 0, True, h, GATHER, 1)
+
+
+cdef void catch_drift1_row(Py_ssize_t n, rw p, rw s0, rw b, rw s2, rw s3, ro h) noexcept nogil:
+    linear(n, p, s0, s2, b, 1, True, h, 1, 0)
+
+
+cdef void catch_drift1_each(Py_ssize_t n, rw p, rw s0, rw b, rw s2, rw s3, ro h) noexcept nogil:
+    linear(n, p, s0, s2, b, 1, True, h, GATHER, 1)
+
+
+cdef void catch_drift2_row(Py_ssize_t n, rw p, rw s0, rw s1, rw b, rw s3, ro h) noexcept nogil:
+    linear(n, p, s0, s1, b, 2, True, h, 1, 0)
+
+
+cdef void catch_drift2_each(Py_ssize_t n, rw p, rw s0, rw s1, rw b, rw s3, ro h) noexcept nogil:
+    linear(n, p, s0, s1, b, 2, True, h, GATHER, 1)
+
+
+TABLE["catch_decay0_row"] = <size_t><void *>catch_decay0_row
+TABLE["catch_decay0_each"] = <size_t><void *>catch_decay0_each
+TABLE["catch_decay1_row"] = <size_t><void *>catch_decay1_row
+TABLE["catch_decay1_each"] = <size_t><void *>catch_decay1_each
+TABLE["catch_decay2_row"] = <size_t><void *>catch_decay2_row
+TABLE["catch_decay2_each"] = <size_t><void *>catch_decay2_each
+TABLE["catch_drift0_row"] = <size_t><void *>catch_drift0_row
+TABLE["catch_drift0_each"] = <size_t><void *>catch_drift0_each
+TABLE["catch_drift1_row"] = <size_t><void *>catch_drift1_row
+TABLE["catch_drift1_each"] = <size_t><void *>catch_drift1_each
+TABLE["catch_drift2_row"] = <size_t><void *>catch_drift2_row
+TABLE["catch_drift2_each"] = <size_t><void *>catch_drift2_each

@@ -1,0 +1,541 @@
+# The drivers: dense, rows, elements. Which elements meet the span, with which gradient; and before that, in exact mode,
+# the catch-up of what the row has missed.
+
+cdef struct Work:
+    span_t span                         # NULL: catch up only
+    block_t negate, couple, shrink      # NULL where the operation is not asked for
+    char *p
+    char *s[4]
+    const char *h
+    const char *g
+    const Groups *rows                  # rows to touch; NULL: all
+    const int64_t *columns              # entry e is one number, at columns[e] of its row; NULL: a whole row
+    const int64_t *bags                 # entry e takes row bags[e] of g; NULL: row e
+    const char *scales                  # ... times scales[e]; NULL: as it is
+    Past *past                          # NULL: nothing to catch up
+    const double *gap                   # that this step leaves in other rows
+    catch_t catch_row, catch_each       # with scalars for a row, and for each element
+    stiff_t stiff                       # must a row be replayed? NULL: never
+    derive_t derive                     # scalars of a gap; NULL: the gap itself
+    int n_scalars
+    span_t replay_span
+    block_t replay_shrink
+    Py_ssize_t start                    # elements of work before this parameter's
+    Py_ssize_t size                     # elements of work, now
+    Py_ssize_t width                    # elements in a row
+    Py_ssize_t n_rows
+    Py_ssize_t pitch                    # bytes from row to row, of parameter and states
+    int itemsize
+    int n_states
+    int n_streams                       # 1 where parameter and states of a row lie side by side
+    Py_ssize_t stream                   # bytes of a row in each stream
+
+cdef struct Worker:                     # what a thread has to itself
+    char *sum                           # a row of gradient
+    char *zeros                         # a row of zeros
+    uint64_t *stamp                     # for each number of steps ago: when its scalars were made
+    char *scalars
+    double alone[MOST_GAP]              # scalars of a row that was replayed
+    Py_ssize_t widest, longest, memory
+
+cdef bint prefetching = True
+cdef char nothing[MOST_GAP * 8]
+
+
+cdef void free_worker(Worker *q) noexcept:
+    PyMem_Free(q.sum)
+    PyMem_Free(q.zeros)
+    PyMem_Free(q.stamp)
+    PyMem_Free(q.scalars)
+    memset(q, 0, sizeof(Worker))
+
+
+cdef int equip(Worker *q, Py_ssize_t widest, Py_ssize_t longest, Py_ssize_t memory) except -1:
+    if widest > q.widest or longest > q.longest or memory > q.memory:
+        widest, longest, memory = max(widest, q.widest), max(2 * longest, q.longest), max(2 * memory, q.memory)
+        free_worker(q)
+        q.sum = <char *>PyMem_Malloc(widest + 64)
+        q.zeros = <char *>PyMem_Calloc(widest + 64, 1)
+        q.stamp = <uint64_t *>PyMem_Calloc(longest + 1, sizeof(uint64_t))
+        q.scalars = <char *>PyMem_Malloc(memory + 64)
+        if not (q.sum and q.zeros and q.stamp and q.scalars):
+            free_worker(q)
+            raise MemoryError
+        q.widest, q.longest, q.memory = widest, longest, memory
+    return 0
+
+
+def prefetch(bint on):
+    """For measurements: turn the prefetch of rows off, or on again."""
+    global prefetching
+    prefetching = on
+
+
+cdef void update(const Work *w, Py_ssize_t n, char *p, const char *g, char *s0, char *s1, char *s2,
+                 char *s3) noexcept nogil:
+    # Block operations and span over n contiguous elements. The caller's gradient is never written.
+    cdef char scratch[BLOCK * 8]
+    cdef Py_ssize_t es = w.itemsize, at = 0, m
+    cdef const char *h = w.h
+    cdef const char *gb
+    if w.negate == NULL and w.couple == NULL and w.shrink == NULL:
+        w.span(n, p, g, s0, s1, s2, s3, h + SPAN * es)
+        return
+    while at < n:
+        m = n - at if n - at < BLOCK else BLOCK
+        gb = g + at * es
+        if w.negate != NULL:
+            w.negate(m, scratch, gb, h)
+            gb = scratch
+        if w.couple != NULL:
+            if gb != scratch:
+                memcpy(scratch, gb, m * es)
+                gb = scratch
+            w.couple(m, scratch, p + at * es, h + COUPLE * es)
+        if w.shrink != NULL:
+            w.shrink(m, p + at * es, NULL, h + SHRINK * es)
+        w.span(m, p + at * es, gb, s0 + at * es, s1 + at * es, s2 + at * es, s3 + at * es, h + SPAN * es)
+        at += m
+
+
+cdef inline char *state(const Work *w, int k, Py_ssize_t offset) noexcept nogil:
+    # Spans that do not use a state get the address of one that exists: never a pointer out of nowhere.
+    return w.s[k] + offset if k < w.n_states else w.p + offset
+
+
+cdef void dense(const Work *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    cdef Py_ssize_t at = begin * w.itemsize
+    update(w, end - begin, w.p + at, w.g + at, state(w, 0, at), state(w, 1, at), state(w, 2, at), state(w, 3, at))
+
+
+# ---------------------------------------------------------------------------------------------------- rows of work
+
+cdef inline Py_ssize_t first_key(const Work *w, Py_ssize_t r) noexcept nogil:
+    # Of the r-th row of work, its first key.
+    return w.rows.begin[r] if w.rows != NULL and w.rows.repeated else r
+
+
+cdef inline Py_ssize_t row_of(const Work *w, Py_ssize_t r) noexcept nogil:
+    return r if w.rows == NULL else <Py_ssize_t>(w.rows.keys[first_key(w, r)] >> w.rows.shift)
+
+
+cdef inline Py_ssize_t rows_of_work(const Work *w) noexcept nogil:
+    return w.n_rows if w.rows == NULL else w.rows.count
+
+
+cdef inline Py_ssize_t place_of(const Work *w, Py_ssize_t e) noexcept nogil:
+    # Where key e stood among the entries of the gradient.
+    return e if w.rows == NULL else <Py_ssize_t>(w.rows.keys[e] & ((<uint64_t>1 << w.rows.shift) - 1))
+
+
+cdef inline void fetch_line(const char *at, Py_ssize_t n) noexcept nogil:
+    # All cache lines of n bytes.
+    cdef const char *end = at + n - 1
+    while at < end:
+        FO_PREFETCH(at)
+        at += 64
+    FO_PREFETCH(end)
+
+
+cdef inline void fetch_row(const Work *w, Py_ssize_t row) noexcept nogil:
+    cdef int k
+    cdef Py_ssize_t at = row * w.pitch
+    fetch_line(w.p + at, w.stream)
+    for k in range(w.n_streams - 1):
+        fetch_line(w.s[k] + at, w.stream)
+    if w.past != NULL and w.past.own:
+        FO_PREFETCH(w.past.last + 4 * row)
+
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef inline void add_entries(const Work *w, Py_ssize_t first, Py_ssize_t end, real *out) noexcept nogil:
+    # The gradient of a row: its entries in input order, summed from the first on.
+    cdef Py_ssize_t e, j, n = w.width, place
+    cdef const real *g = <const real *>w.g
+    cdef const real *x
+    cdef const real *scales = <const real *>w.scales
+    cdef real scale
+    if w.columns != NULL:
+        memset(out, 0, n * sizeof(real))
+        for e in range(first, end):
+            place = place_of(w, e)
+            out[w.columns[place]] += g[place]
+        return
+    for e in range(first, end):
+        place = place_of(w, e)
+        x = g + (w.bags[place] if w.bags != NULL else place) * n
+        if scales != NULL:
+            scale = scales[place]
+            if e == first:
+                for j in range(n):
+                    out[j] = scale * x[j]
+            else:
+                for j in range(n):
+                    out[j] = out[j] + scale * x[j]
+        elif e == first:
+            memcpy(out, x, n * sizeof(real))
+        else:
+            for j in range(n):
+                out[j] = out[j] + x[j]
+
+
+cdef inline const char *gradient(const Work *w, Py_ssize_t r, char *out) noexcept nogil:
+    # The gradient of the r-th row of work: where it lies, or in `out`, where it had to be put together.
+    cdef Py_ssize_t first, end
+    if w.rows == NULL:
+        return w.g + r * w.width * w.itemsize
+    first = first_key(w, r)
+    end = w.rows.begin[r + 1] if w.rows.repeated else r + 1
+    if end == first + 1 and w.columns == NULL and w.bags == NULL:
+        return w.g + place_of(w, first) * w.width * w.itemsize
+    if w.itemsize == 4:
+        add_entries(w, first, end, <float *>out)
+    else:
+        add_entries(w, first, end, <double *>out)
+    return out
+
+
+# -------------------------------------------------------------------------------------------------------- catch-up
+
+cdef void make_scalars(const Work *w, const double *gap, Py_ssize_t s, char *scalars) noexcept nogil:
+    cdef const char *first = nothing        # scalars of the first step missed, if there is one
+    cdef int j
+    if s < w.past.now:
+        first = w.past.h + s * w.past.h_bytes + SPAN * w.itemsize
+    if w.derive != NULL:
+        w.derive(gap, w.past.n_series, first, scalars)
+    elif w.itemsize == 4:
+        for j in range(w.n_scalars):
+            (<float *>scalars)[j] = <float>gap[j]
+    else:
+        memcpy(scalars, gap, w.n_scalars * sizeof(double))
+
+
+cdef const char *scalars_since(const Work *w, Worker *mine, Py_ssize_t s) noexcept nogil:
+    # The scalars that bring a row from step s to now; each thread makes them once for all rows of the same s.
+    cdef Py_ssize_t ago = w.past.now - s
+    cdef char *at = mine.scalars + ago * w.n_scalars * w.itemsize
+    cdef double gap[MOST_GAP]
+    if mine.stamp[ago] != w.past.tick:
+        mine.stamp[ago] = w.past.tick
+        gap_since(w.past, s, gap)
+        make_scalars(w, gap, s, at)
+    return at
+
+
+cdef Py_ssize_t replay(const Work *w, Worker *mine, Py_ssize_t s, char *p, char *s0, char *s1, char *s2,
+                       char *s3) noexcept nogil:
+    # The steps after s one by one, until what is left of the momentum is too small to matter. The step reached.
+    cdef Work v = w[0]
+    cdef Py_ssize_t end = s + w.past.reach
+    end = w.past.now if end > w.past.now else end
+    v.span, v.negate, v.couple, v.shrink = w.replay_span, NULL, NULL, w.replay_shrink
+    while s < end:
+        v.h = w.past.h + s * w.past.h_bytes
+        update(&v, w.width, p, mine.zeros, s0, s1, s2, s3)
+        s += 1
+    return s
+
+
+cdef const char *catch_scalars(const Work *w, Worker *mine, Py_ssize_t s, char *p, char *s0, char *s1, char *s2,
+                               char *s3) noexcept nogil:
+    # As scalars_since. A row whose series would not be exact is replayed first; then the rest of the gap moves it no more.
+    cdef const char *scalars = scalars_since(w, mine, s)
+    cdef double gap[MOST_GAP]
+    cdef int j
+    if w.stiff != NULL and w.stiff(w.width, p, s0, s1, s2, s3, scalars):
+        s = replay(w, mine, s, p, s0, s1, s2, s3)
+        gap_since(w.past, s, gap)
+        for j in range(w.past.n_series):
+            gap[2 + w.past.n_decays + w.past.n_series + j] = 0
+        make_scalars(w, gap, s, <char *>mine.alone)
+        scalars = <char *>mine.alone
+    return scalars
+
+
+# ------------------------------------------------------------------------------------------------------- wide rows
+
+cdef void rows(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    # Whole rows, each of them contiguous: one call of the span a row.
+    cdef Py_ssize_t at, r, row, ahead, known = rows_of_work(w)
+    cdef const char *scalars
+    cdef int32_t *last
+    # By bytes, not by rows: enough to hide the memory's latency, not so much that it falls out of the cache again.
+    ahead = 4096 // (w.stream * w.n_streams) + 1
+    ahead = 32 if ahead > 32 else ahead
+    if prefetching:
+        for r in range(begin, begin + ahead if begin + ahead < end else end):
+            fetch_row(w, row_of(w, r))
+    for r in range(begin, end):
+        if prefetching and r + ahead < known:
+            fetch_row(w, row_of(w, r + ahead))
+        row = row_of(w, r)
+        at = row * w.pitch
+        if w.past != NULL:
+            last = last_of(w.past, row)
+            if last[0] != w.past.now:
+                scalars = catch_scalars(w, mine, last[0], w.p + at, state(w, 0, at), state(w, 1, at), state(w, 2, at),
+                                        state(w, 3, at))
+                w.catch_row(w.width, w.p + at, state(w, 0, at), state(w, 1, at), state(w, 2, at), state(w, 3, at),
+                            scalars)
+            last[0] = <int32_t>w.past.now + (w.span != NULL)
+        if w.span != NULL:
+            update(w, w.width, w.p + at, gradient(w, r, mine.sum), state(w, 0, at), state(w, 1, at), state(w, 2, at),
+                   state(w, 3, at))
+
+
+# ----------------------------------------------------------------------------------------------------- narrow rows
+
+cdef inline void move(char *block, char *base, const Py_ssize_t *row, Py_ssize_t n, Py_ssize_t pitch, Py_ssize_t size,
+                      bint out) noexcept nogil:
+    # Rows into a block or back. Called with constant sizes, so that a row is a register or two.
+    cdef Py_ssize_t j
+    for j in range(n):
+        if out:
+            memcpy(base + row[j] * pitch, block + j * size, size)
+        else:
+            memcpy(block + j * size, base + row[j] * pitch, size)
+
+
+cdef void move_rows(char *block, char *base, const Py_ssize_t *row, Py_ssize_t n, Py_ssize_t pitch, Py_ssize_t size,
+                    bint out) noexcept nogil:
+    if size == 4:
+        if out:
+            move(block, base, row, n, pitch, 4, True)
+        else:
+            move(block, base, row, n, pitch, 4, False)
+    elif size == 8:
+        if out:
+            move(block, base, row, n, pitch, 8, True)
+        else:
+            move(block, base, row, n, pitch, 8, False)
+    elif size == 16:
+        if out:
+            move(block, base, row, n, pitch, 16, True)
+        else:
+            move(block, base, row, n, pitch, 16, False)
+    elif size == 32:
+        if out:
+            move(block, base, row, n, pitch, 32, True)
+        else:
+            move(block, base, row, n, pitch, 32, False)
+    elif size == 64:
+        if out:
+            move(block, base, row, n, pitch, 64, True)
+        else:
+            move(block, base, row, n, pitch, 64, False)
+    elif out:
+        move(block, base, row, n, pitch, size, True)
+    else:
+        move(block, base, row, n, pitch, size, False)
+
+
+cdef inline void spread(const real *scalars, int n_scalars, Py_ssize_t j, Py_ssize_t width, real *each) noexcept nogil:
+    # The scalars of the j-th row of a block, for each of its elements.
+    cdef Py_ssize_t c
+    cdef int k
+    for k in range(n_scalars):
+        for c in range(width):
+            each[k * GATHER + j * width + c] = scalars[k]
+
+
+cdef void catch_block(const Work *w, Worker *mine, const int32_t *since, Py_ssize_t n,
+                      char block[5][GATHER * 8]) noexcept nogil:
+    # Bring the first n rows of a block from their steps `since` to now.
+    cdef char each[MOST_GAP * GATHER * 8]
+    cdef const char *scalars
+    cdef Py_ssize_t j, at
+    for j in range(n):
+        at = j * w.width * w.itemsize
+        scalars = catch_scalars(w, mine, since[j], block[0] + at, block[1] + at, block[2] + at, block[3] + at,
+                                block[4] + at)
+        if w.itemsize == 4:
+            if w.width == 1:
+                spread(<const float *>scalars, w.n_scalars, j, 1, <float *>each)
+            else:
+                spread(<const float *>scalars, w.n_scalars, j, w.width, <float *>each)
+        elif w.width == 1:
+            spread(<const double *>scalars, w.n_scalars, j, 1, <double *>each)
+        else:
+            spread(<const double *>scalars, w.n_scalars, j, w.width, <double *>each)
+    w.catch_each(n * w.width, block[0], block[1], block[2], block[3], block[4], each)
+
+
+cdef Py_ssize_t stale_first(const Work *w, const Py_ssize_t *ids, Py_ssize_t n, Py_ssize_t *row, Py_ssize_t *order,
+                            int32_t *since) noexcept nogil:
+    # Order a block's rows: those that have missed steps, then the others. How many they are.
+    cdef Py_ssize_t j, front = 0, back = n, now = w.past.now
+    cdef int32_t *last
+    for j in range(n):
+        last = last_of(w.past, ids[j])
+        if last[0] != now:
+            since[front] = last[0]
+            row[front], order[front] = ids[j], j
+            front += 1
+        else:
+            back -= 1
+            row[back], order[back] = ids[j], j
+        last[0] = <int32_t>now + (w.span != NULL)
+    return front
+
+
+cdef void gather_gradient(const Work *w, Py_ssize_t r, const Py_ssize_t *order, Py_ssize_t n, char *g) noexcept nogil:
+    # The gradients of n rows of work from the r-th on, side by side; `order`: NULL, as they stand.
+    cdef Py_ssize_t j, size = w.width * w.itemsize, e
+    cdef const char *at
+    cdef bint plain = w.rows != NULL and not w.rows.repeated and w.columns == NULL and w.bags == NULL
+    if plain and size == 4:
+        for j in range(n):
+            e = place_of(w, r + (j if order == NULL else order[j]))
+            (<uint32_t *>g)[j] = (<const uint32_t *>w.g)[e]
+    else:
+        for j in range(n):
+            at = gradient(w, r + (j if order == NULL else order[j]), g + j * size)
+            if at != g + j * size:
+                memcpy(g + j * size, at, size)
+
+
+cdef void elements(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    # Single elements, and rows too narrow for a span of their own: gathered into a block, updated, scattered back.
+    cdef char block[5][GATHER * 8]
+    cdef char g[GATHER * 8]
+    cdef Py_ssize_t ids[2][GATHER]
+    cdef Py_ssize_t ordered[GATHER]
+    cdef Py_ssize_t order[GATHER]
+    cdef int32_t since[GATHER]
+    cdef Py_ssize_t size = w.width * w.itemsize, step = GATHER // w.width, r = begin, m, j, next_m
+    cdef Py_ssize_t *row
+    cdef int k, turn = 0
+    cdef Py_ssize_t stale = 0
+    cdef const char *gb
+    m = end - r if end - r < step else step
+    for j in range(m):
+        ids[0][j] = row_of(w, r + j)
+        if prefetching:
+            fetch_row(w, ids[0][j])
+    while r < end:
+        # The next block's rows travel while this one is worked on; beyond `end` they are a neighbour's, no harm done.
+        next_m = end - r - m if end - r - m < step else step
+        for j in range(next_m):
+            ids[1 - turn][j] = row_of(w, r + m + j)
+            if prefetching:
+                fetch_row(w, ids[1 - turn][j])
+        row = ids[turn]
+        if w.past != NULL:
+            stale = stale_first(w, ids[turn], m, ordered, order, since)
+            row = ordered
+            if w.span == NULL:
+                m = stale                   # catch-up alone: the others need not be looked at
+        move_rows(block[0], w.p, row, m, w.pitch, size, False)
+        for k in range(w.n_states):
+            move_rows(block[1 + k], w.s[k], row, m, w.pitch, size, False)
+        if stale:
+            catch_block(w, mine, since, stale, block)
+        if w.span != NULL:
+            if w.rows == NULL and w.past == NULL:
+                gb = w.g + r * size
+            else:
+                gather_gradient(w, r, order if w.past != NULL else NULL, m, g)
+                gb = g
+            update(w, m * w.width, block[0], gb, block[1], block[2], block[3], block[4])
+        move_rows(block[0], w.p, row, m, w.pitch, size, True)
+        for k in range(w.n_states):
+            move_rows(block[1 + k], w.s[k], row, m, w.pitch, size, True)
+        r += step
+        m, turn = next_m, 1 - turn
+
+
+# ------------------------------------------------------------------------------------------------- all parameters
+
+cdef Py_ssize_t row_at(const Work *w, Py_ssize_t at) noexcept nogil:
+    # The first row of work that begins at element `at` of the work or later.
+    cdef Py_ssize_t low = 0, high, mid
+    at = (at + w.width - 1) // w.width
+    if w.rows == NULL or not w.rows.repeated:
+        return at
+    high = w.rows.count
+    while low < high:
+        mid = (low + high) // 2
+        if w.rows.begin[mid] < at:
+            low = mid + 1
+        else:
+            high = mid
+    return low
+
+
+cdef void walk(const Work *w, Worker *mine, Py_ssize_t count, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    # Elements begin..end of the whole sequence. A row belongs to the range that holds its first element.
+    cdef Py_ssize_t low = 0, high = count, mid, a, b
+    while low < high:
+        mid = (low + high) // 2
+        if w[mid].start + w[mid].size <= begin:
+            low = mid + 1
+        else:
+            high = mid
+    while low < count and w[low].start < end:
+        a = begin - w[low].start if begin > w[low].start else 0
+        b = end - w[low].start if end - w[low].start < w[low].size else w[low].size
+        if b > a:
+            if w[low].rows == NULL and w[low].past == NULL and w[low].pitch == w[low].width * w[low].itemsize:
+                dense(&w[low], a, b)
+            elif w[low].width <= NARROW:
+                elements(&w[low], mine, row_at(&w[low], a), row_at(&w[low], b))
+            else:
+                rows(&w[low], mine, row_at(&w[low], a), row_at(&w[low], b))
+        low += 1
+
+
+cdef struct Run:
+    const Work *work
+    Worker *workers
+    Py_ssize_t count, total, chunk
+
+
+cdef void run_share(void *what, int k, int threads) noexcept nogil:
+    # Thread k's part: a contiguous run of chunks, the same at every step.
+    cdef const Run *r = <const Run *>what
+    cdef Py_ssize_t chunks = (r.total + r.chunk - 1) // r.chunk, first = part(chunks, k, threads)
+    cdef Py_ssize_t last = part(chunks, k + 1, threads), c
+    cdef fo_fpenv saved = fo_fp_enter()
+    if forced_chunk:
+        for c in range(first, last):
+            walk(r.work, &r.workers[k], r.count, c * r.chunk, (c + 1) * r.chunk if (c + 1) * r.chunk < r.total else r.total)
+    elif first < last:
+        walk(r.work, &r.workers[k], r.count, first * r.chunk, last * r.chunk if last * r.chunk < r.total else r.total)
+    fo_fp_leave(saved)
+
+
+cdef void run(const Work *w, Worker *workers, Py_ssize_t count, Py_ssize_t total, int threads) noexcept nogil:
+    cdef Run r
+    r.work, r.workers, r.count, r.total = w, workers, count, total
+    r.chunk = forced_chunk if forced_chunk else 4096
+    together(run_share, &r, threads)
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+cdef struct Reading:
+    const Work *work
+    char *out
+
+
+cdef void read_rows_share(void *what, int k, int threads) noexcept nogil:
+    # Rows of the parameter into an array; the keys stand in any order.
+    cdef const Reading *r = <const Reading *>what
+    cdef const Work *w = r.work
+    cdef Py_ssize_t size = w.width * w.itemsize, e, n = w.rows.n, ahead = 2048 // (size + 1) + 2
+    cdef const char *at
+    ahead = 32 if ahead > 32 else ahead
+    for e in range(part(n, k, threads), part(n, k + 1, threads)):
+        if prefetching and e + ahead < n:
+            at = w.p + <Py_ssize_t>(w.rows.keys[e + ahead] >> w.rows.shift) * w.pitch
+            fetch_line(at, size)
+        at = w.p + <Py_ssize_t>(w.rows.keys[e] >> w.rows.shift) * w.pitch
+        if size == 4:
+            memcpy(r.out + place_of(w, e) * 4, at, 4)
+        else:
+            memcpy(r.out + place_of(w, e) * size, at, size)

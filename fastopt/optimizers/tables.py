@@ -1,0 +1,99 @@
+"""Tables of what the kernels are handed for each step: its scalars, and in exact sparse mode the gap that it leaves in the
+rows it does not touch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .. import checks
+from ..checks import Array
+from ..errors import HyperParameterError
+
+if TYPE_CHECKING:
+    from .base import Optimizer
+
+#: scalars of the block operations, which come before those of the span: weight decay, and what it leaves of a parameter
+COUPLE, SHRINK, SPAN = 0, 1, 2
+
+Scalars = Sequence["float | Array"]
+
+
+class Gap(NamedTuple):
+    """What one step does to a row whose gradient is zero; columns over the steps, in float64.
+
+    ``p <- keep p + sum(drift) m``, ``m <- rate m + back p``, and each other state is multiplied by its decay. With
+    several series, m and one of the decayed states are those of `kernels/adam.pyx`.
+    """
+
+    keep: Any
+    decays: Scalars = ()
+    series: Sequence[tuple[Any, Any]] = ()  # (rate, drift)
+    back: Any = 0.0
+    loss: Any = None  # 1 - keep, where it is known better than by this difference
+    reach: int = 0  # steps until what is left of m moves nothing any more
+
+
+def rate_at(lr: Any, step: int) -> float:
+    """The rate of one step (counted from 0) of a schedule."""
+    value = lr(step)
+    try:
+        return checks.non_negative("lr", value)
+    except HyperParameterError:
+        raise HyperParameterError(
+            f"the schedule given as lr returned {value!r} for step {step}; it must return finite numbers of at least 0"
+        ) from None
+
+
+def rates(lr: Any, first: int, count: int) -> Array:
+    """Rates of `count` steps from `first` on, counted from 0; fewer where the schedule fails beyond the first."""
+    made = [rate_at(lr, first)]
+    for step in range(first + 1, first + count):
+        try:
+            made.append(rate_at(lr, step))
+        except Exception:  # it is asked ahead of time; if it matters it will fail again, at its step
+            break
+    return np.array(made)
+
+
+def settled(cls: type[Optimizer], o: Mapping[str, Any], born: int) -> int | None:
+    """The first step from which the scalars stay the same for ever; None: never."""
+    return None if callable(o["lr"]) else cls.settled(o, born)
+
+
+def scalar_table(
+    cls: type[Optimizer], o: Mapping[str, Any], t: Array, dtype: np.dtype[Any], born: int, first: int | None = None
+) -> tuple[Array, Array]:
+    """The scalars of the steps `t`, a row each: rounded once to `dtype`, and as they were derived, in float64.
+
+    `first`: the optimizer's own number of the first of these steps, from 0, which a schedule is asked for; where None, the
+    steps are the optimizer's. A schedule that fails later than at the first step makes the table shorter.
+    """
+    if callable(o["lr"]):
+        o = {**o, "lr": rates(o["lr"], int(t[0]) - 1 if first is None else first, len(t))}
+        t = t[: len(o["lr"])]
+    with np.errstate(all="ignore"):  # the caller looks at the result
+        own = cls.scalars(t, {**o, "tiny": float(np.finfo(dtype).tiny)}, born)
+        columns = (o["weight_decay"], 1.0 - o["lr"] * o["weight_decay"], *own)
+        wide = np.empty((len(t), len(columns)))
+        for k, column in enumerate(columns):
+            wide[:, k] = column
+        return wide.astype(dtype), wide
+
+
+def gap_table(cls: type[Optimizer], o: Mapping[str, Any], narrow: Array, wide: Array, series: int) -> tuple[Array, int]:
+    """The gaps of the steps of a scalar table, a row each, and their reach; `series`: terms, where there are several.
+
+    Decays are those of the rounded scalars, for they are what the dense step would apply again and again.
+    """
+    rounded = narrow.astype(np.float64)
+    with np.errstate(all="ignore"):
+        gap = cls.gap(list(wide.T), list(rounded.T), o, series)
+        less = gap.keep - 1.0 if gap.loss is None else -gap.loss
+        columns = [gap.keep, gap.back, *gap.decays, *(r for r, _ in gap.series), *(f for _, f in gap.series), less]
+        table = np.empty((len(wide), len(columns)))
+        for k, column in enumerate(columns):
+            table[:, k] = column
+    return table, gap.reach

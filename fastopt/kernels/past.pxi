@@ -8,7 +8,7 @@
 #     state <- decay * state
 #
 # Rules with epsilon have several rates and drifts, the terms of a series; the others have one or none. What is lost is kept
-# beside what is left: over 100 000 steps it is the more exact of the two until half is gone. Remembered are, for every
+# beside what is left: over many steps it is the more exact of the two, until nearly all is gone. Remembered are, for every
 # past step s, the gap from s to the end of its stretch of STRETCH steps, for every stretch the gap from its end to the
 # end of the last whole one, and in the stretch that is under way the gap from s to now. The gap from any step to now is
 # made of at most three of them, however long ago, whatever the learning rate or another option did in between.
@@ -129,7 +129,7 @@ cdef void gap_since(const Past *q, Py_ssize_t s, double *gap) noexcept nogil:
     else:
         follow(q, q.gaps + s * q.size, q.ends + at * q.size, gap)
         follow(q, gap, q.gaps + here * STRETCH * q.size, gap)
-    if gap[q.size - 1] > -0.5:
+    if gap[q.size - 1] > 2.0 ** -20 - 1:
         gap[0] = 1 + gap[q.size - 1]
 
 

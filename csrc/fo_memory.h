@@ -10,8 +10,9 @@
 #define FO_GATHER 256
 
 #if defined(__GNUC__) || defined(__clang__)
-#define FO_PREFETCH(address) __builtin_prefetch((address), 1, 3)
-#define FO_PREFETCH_READ(address) __builtin_prefetch((address), 0, 3)
+/* The empty statement is an effect: GCC takes a function that does nothing but prefetch for one that does nothing. */
+#define FO_PREFETCH(address) (__extension__({ __builtin_prefetch((address), 1, 3); __asm__ volatile(""); }))
+#define FO_PREFETCH_READ(address) (__extension__({ __builtin_prefetch((address), 0, 3); __asm__ volatile(""); }))
 static inline uint32_t fo_get32(const void *at) { return __atomic_load_n((const uint32_t *)at, __ATOMIC_RELAXED); }
 static inline uint64_t fo_get64(const void *at) { return __atomic_load_n((const uint64_t *)at, __ATOMIC_RELAXED); }
 static inline void fo_put32(void *at, uint32_t x) { __atomic_store_n((uint32_t *)at, x, __ATOMIC_RELAXED); }

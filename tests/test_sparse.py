@@ -108,6 +108,7 @@ KINDS: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
     "reversed": lambda rng, n, rows: np.sort(rng.integers(0, rows, n))[::-1].copy(),
     "random": lambda rng, n, rows: rng.integers(0, rows, n),
     "a few hot ones": lambda rng, n, rows: np.where(rng.random(n) < 0.7, 1 % rows, rng.integers(0, rows, n)),
+    "all equal but one": lambda rng, n, rows: np.where(np.arange(n) == n // 2, rows - 1, 0),
     # what each of two threads finds in order
     "two rising halves": lambda rng, n, rows: np.arange(n) % (n - n // 2) % rows,
     "halves that share a row": lambda rng, n, rows: (np.arange(n) - (np.arange(n) >= n // 2)).clip(0) % rows,

@@ -128,8 +128,8 @@ cdef inline Py_ssize_t place_of(const Work *w, Py_ssize_t e) noexcept nogil:
     return e if w.rows == NULL else <Py_ssize_t>(w.rows.keys[e] & ((<uint64_t>1 << w.rows.shift) - 1))
 
 
-cdef inline void fetch_line(const char *at, Py_ssize_t n) noexcept nogil:
-    # All cache lines of n bytes.
+cdef inline void fetch(const char *at, Py_ssize_t n) noexcept nogil:
+    # All cache lines of n bytes that will be written.
     cdef const char *end = at + n - 1
     while at < end:
         FO_PREFETCH(at)
@@ -137,14 +137,31 @@ cdef inline void fetch_line(const char *at, Py_ssize_t n) noexcept nogil:
     FO_PREFETCH(end)
 
 
-cdef inline void fetch_row(const Work *w, Py_ssize_t row) noexcept nogil:
+cdef inline Py_ssize_t fetch_row(const Work *w, Py_ssize_t r) noexcept nogil:
+    # The r-th row of work: which row of the parameter it is. What belongs to it begins to travel.
+    cdef Py_ssize_t row, at
     cdef int k
-    cdef Py_ssize_t at = row * w.pitch
-    fetch_line(w.p + at, w.stream)
-    for k in range(w.n_streams - 1):
-        fetch_line(w.s[k] + at, w.stream)
-    if w.past != NULL and w.past.own:
-        FO_PREFETCH(w.past.last + 4 * row)
+    cdef const char *g
+    cdef const char *end
+    if w.rows == NULL:                      # in order: the hardware sees it coming
+        return r
+    at = first_key(w, r)
+    row = <Py_ssize_t>(w.rows.keys[at] >> w.rows.shift)
+    if prefetching:
+        if w.bags == NULL and w.columns == NULL and w.span != NULL:
+            g = w.g + place_of(w, at) * w.width * w.itemsize
+            end = g + w.width * w.itemsize - 1
+            while g < end:
+                FO_PREFETCH_READ(g)
+                g += 64
+            FO_PREFETCH_READ(end)
+        at = row * w.pitch
+        fetch(w.p + at, w.stream)
+        for k in range(w.n_streams - 1):
+            fetch(w.s[k] + at, w.stream)
+        if w.past != NULL and w.past.own:
+            FO_PREFETCH(w.past.last + sizeof(int32_t) * row)
+    return row
 
 
 ctypedef fused real:
@@ -267,12 +284,11 @@ cdef void rows(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end) no
     # By bytes, not by rows: enough to hide the memory's latency, not so much that it falls out of the cache again.
     ahead = 4096 // (w.stream * w.n_streams) + 1
     ahead = 32 if ahead > 32 else ahead
-    if prefetching:
-        for r in range(begin, begin + ahead if begin + ahead < end else end):
-            fetch_row(w, row_of(w, r))
+    for r in range(begin, begin + ahead if begin + ahead < end else end):
+        fetch_row(w, r)
     for r in range(begin, end):
-        if prefetching and r + ahead < known:
-            fetch_row(w, row_of(w, r + ahead))
+        if r + ahead < known:
+            fetch_row(w, r + ahead)
         row = row_of(w, r)
         at = row * w.pitch
         if w.past != NULL:
@@ -414,16 +430,12 @@ cdef void elements(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end
     cdef const char *gb
     m = end - r if end - r < step else step
     for j in range(m):
-        ids[0][j] = row_of(w, r + j)
-        if prefetching:
-            fetch_row(w, ids[0][j])
+        ids[0][j] = fetch_row(w, r + j)
     while r < end:
-        # The next block's rows travel while this one is worked on; beyond `end` they are a neighbour's, no harm done.
+        # The next block's rows travel while this one is worked on.
         next_m = end - r - m if end - r - m < step else step
         for j in range(next_m):
-            ids[1 - turn][j] = row_of(w, r + m + j)
-            if prefetching:
-                fetch_row(w, ids[1 - turn][j])
+            ids[1 - turn][j] = fetch_row(w, r + m + j)
         row = ids[turn]
         if w.past != NULL:
             stale = stale_first(w, ids[turn], m, ordered, order, since)
@@ -533,7 +545,7 @@ cdef void read_rows_share(void *what, int k, int threads) noexcept nogil:
     for e in range(part(n, k, threads), part(n, k + 1, threads)):
         if prefetching and e + ahead < n:
             at = w.p + <Py_ssize_t>(w.rows.keys[e + ahead] >> w.rows.shift) * w.pitch
-            fetch_line(at, size)
+            fetch(at, size)
         at = w.p + <Py_ssize_t>(w.rows.keys[e] >> w.rows.shift) * w.pitch
         if size == 4:
             memcpy(r.out + place_of(w, e) * 4, at, 4)

@@ -6,7 +6,7 @@
 
 cdef enum:
     FEW = 64                # keys that insertion sorts fastest
-    SLOT_ROWS = 1 << 18     # rows for which a slot each (1 MiB) stays in the cache
+    SLOT_ROWS = 1 << 16     # rows for which a slot each (256 KiB) stays in the cache
     DIGIT = 11              # bits that a pass of the radix sort takes
     KEY_COST = 16           # what a key costs, counted in elements of a dense step
 
@@ -93,13 +93,15 @@ cdef void read_ids(Groups *q, const index *ids, Py_ssize_t begin, Py_ssize_t end
     cdef int64_t row
     cdef bint rising = True, level = True
     cdef uint64_t n_rows = q.n_rows
+    cdef uint64_t *keys = q.keys
+    cdef int shift = q.shift
     found[0] = -1
     for j in range(begin, end):
         row = ids[j]
         if <uint64_t>row >= n_rows:             # negative ones, too
             found[0] = j
             return
-        q.keys[j] = (<uint64_t>row << q.shift) | <uint64_t>j
+        keys[j] = (<uint64_t>row << shift) | <uint64_t>j
         rising &= row > before
         level &= row >= before
         before = row
@@ -118,21 +120,29 @@ cdef void read_share(void *what, int k, int threads) noexcept nogil:
 cdef void tally_share(void *what, int k, int threads) noexcept nogil:
     cdef Groups *q = <Groups *>what
     cdef int64_t *tally = q.tally + (<Py_ssize_t>k << DIGIT)
+    cdef const uint64_t *keys = q.keys
+    cdef uint64_t mask = q.digit_mask
+    cdef int shift = q.digit_shift
     cdef Py_ssize_t j
-    memset(tally, 0, (q.digit_mask + 1) * sizeof(int64_t))
+    memset(tally, 0, (mask + 1) * sizeof(int64_t))
     for j in range(part(q.n, k, threads), part(q.n, k + 1, threads)):
-        tally[(q.keys[j] >> q.digit_shift) & q.digit_mask] += 1
+        tally[(keys[j] >> shift) & mask] += 1
 
 
 cdef void spread_share(void *what, int k, int threads) noexcept nogil:
     cdef Groups *q = <Groups *>what
     cdef int64_t *tally = q.tally + (<Py_ssize_t>k << DIGIT)
+    cdef int64_t *at
+    cdef const uint64_t *keys = q.keys
+    cdef uint64_t *spare = q.spare
+    cdef uint64_t mask = q.digit_mask, key
+    cdef int shift = q.digit_shift
     cdef Py_ssize_t j
-    cdef uint64_t key
     for j in range(part(q.n, k, threads), part(q.n, k + 1, threads)):
-        key = q.keys[j]
-        q.spare[tally[(key >> q.digit_shift) & q.digit_mask]] = key
-        tally[(key >> q.digit_shift) & q.digit_mask] += 1
+        key = keys[j]
+        at = tally + ((key >> shift) & mask)
+        spare[at[0]] = key
+        at[0] += 1
 
 
 cdef void radix_sort(Groups *q, int threads) noexcept nogil:
@@ -163,19 +173,29 @@ cdef void radix_sort(Groups *q, int threads) noexcept nogil:
 cdef void count_share(void *what, int k, int threads) noexcept nogil:
     # How many rows begin in the share.
     cdef Groups *q = <Groups *>what
-    cdef Py_ssize_t j, count = 0
-    for j in range(part(q.n, k, threads), part(q.n, k + 1, threads)):
-        count += j == 0 or q.keys[j] >> q.shift != q.keys[j - 1] >> q.shift
+    cdef const uint64_t *keys = q.keys
+    cdef Py_ssize_t j, first = part(q.n, k, threads), end = part(q.n, k + 1, threads), count = first == 0 < end
+    cdef int shift = q.shift
+    for j in range(first if first else 1, end):
+        count += keys[j] >> shift != keys[j - 1] >> shift
     q.found[8 * k + 3] = count
 
 
 cdef void begin_share(void *what, int k, int threads) noexcept nogil:
+    # Without branches, which would be mispredicted at every other repetition: what is no beginning is written over.
     cdef Groups *q = <Groups *>what
-    cdef Py_ssize_t j, at = q.found[8 * k + 3]
-    for j in range(part(q.n, k, threads), part(q.n, k + 1, threads)):
-        if j == 0 or q.keys[j] >> q.shift != q.keys[j - 1] >> q.shift:
-            q.begin[at] = j
-            at += 1
+    cdef const uint64_t *keys = q.keys
+    cdef int64_t *begin = q.begin
+    cdef Py_ssize_t j, first = part(q.n, k, threads), end = part(q.n, k + 1, threads), at = q.found[8 * k + 3]
+    cdef Py_ssize_t last = q.found[8 * k + 4]
+    cdef int shift = q.shift
+    if first == 0 < end:
+        begin[0], at = 0, 1
+    for j in range(first if first else 1, end):
+        if at == last:                      # the next place is another share's
+            break
+        begin[at] = j
+        at += keys[j] >> shift != keys[j - 1] >> shift
 
 
 cdef void find_rows(Groups *q, int threads) noexcept nogil:
@@ -185,6 +205,7 @@ cdef void find_rows(Groups *q, int threads) noexcept nogil:
     together(count_share, q, threads)
     for k in range(threads):
         q.found[8 * k + 3], at = at, at + q.found[8 * k + 3]
+        q.found[8 * k + 4] = at
     q.count, q.repeated = at, at < q.n
     if q.repeated:
         together(begin_share, q, threads)

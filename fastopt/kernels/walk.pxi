@@ -129,7 +129,7 @@ cdef inline Py_ssize_t place_of(const Work *w, Py_ssize_t e) noexcept nogil:
 
 
 cdef inline void fetch(const char *at, Py_ssize_t n) noexcept nogil:
-    # All cache lines of n bytes that will be written.
+    # All cache lines of n bytes.
     cdef const char *end = at + n - 1
     while at < end:
         FO_PREFETCH(at)
@@ -137,30 +137,59 @@ cdef inline void fetch(const char *at, Py_ssize_t n) noexcept nogil:
     FO_PREFETCH(end)
 
 
-cdef inline Py_ssize_t fetch_row(const Work *w, Py_ssize_t r) noexcept nogil:
-    # The r-th row of work: which row of the parameter it is. What belongs to it begins to travel.
-    cdef Py_ssize_t row, at
+cdef struct Route:                      # what says where the rows are; local to a loop, so that it stays in registers
+    const uint64_t *keys                # NULL: all rows in order
+    const int64_t *begin                # NULL: one key a row
+    int shift
+    uint64_t mask
+    const char *g                       # NULL: not to be fetched
+    Py_ssize_t g_bytes
+    char *stream[5]
+    char *last
+    int n_streams
+    Py_ssize_t pitch, bytes
+
+
+cdef inline void find_route(const Work *w, Route *q) noexcept nogil:
     cdef int k
-    cdef const char *g
-    cdef const char *end
-    if w.rows == NULL:                      # in order: the hardware sees it coming
+    memset(q, 0, sizeof(Route))
+    if w.rows == NULL:                      # the hardware sees rows in order coming
+        return
+    q.keys, q.shift, q.mask = w.rows.keys, w.rows.shift, (<uint64_t>1 << w.rows.shift) - 1
+    if w.rows.repeated:
+        q.begin = w.rows.begin
+    if not prefetching:
+        return
+    q.pitch, q.bytes, q.g_bytes = w.pitch, w.stream, w.width * w.itemsize
+    if w.bags == NULL and w.columns == NULL and w.span != NULL and w.rows.n * q.g_bytes > 1 << 18:
+        q.g = w.g
+    q.n_streams, q.stream[0] = w.n_streams, w.p
+    for k in range(w.n_streams - 1):
+        q.stream[1 + k] = w.s[k]
+    if w.past != NULL and w.past.own:
+        q.last = w.past.last
+
+
+cdef inline Py_ssize_t fetch_row(const Route *q, Py_ssize_t r) noexcept nogil:
+    # The r-th row of work: which row of the parameter it is. What belongs to it begins to travel.
+    cdef Py_ssize_t row, e, end
+    cdef int k
+    cdef const char *at
+    if q.keys == NULL:
         return r
-    at = first_key(w, r)
-    row = <Py_ssize_t>(w.rows.keys[at] >> w.rows.shift)
-    if prefetching:
-        if w.bags == NULL and w.columns == NULL and w.span != NULL:
-            g = w.g + place_of(w, at) * w.width * w.itemsize
-            end = g + w.width * w.itemsize - 1
-            while g < end:
-                FO_PREFETCH_READ(g)
-                g += 64
-            FO_PREFETCH_READ(end)
-        at = row * w.pitch
-        fetch(w.p + at, w.stream)
-        for k in range(w.n_streams - 1):
-            fetch(w.s[k] + at, w.stream)
-        if w.past != NULL and w.past.own:
-            FO_PREFETCH(w.past.last + sizeof(int32_t) * row)
+    e = q.begin[r] if q.begin != NULL else r
+    row = <Py_ssize_t>(q.keys[e] >> q.shift)
+    if q.g != NULL:
+        end = q.begin[r + 1] if q.begin != NULL else r + 1
+        end = e + 4 if end > e + 4 else end
+        while e < end:
+            at = q.g + <Py_ssize_t>(q.keys[e] & q.mask) * q.g_bytes
+            fetch(at, q.g_bytes)
+            e += 1
+    for k in range(q.n_streams):
+        fetch(q.stream[k] + row * q.pitch, q.bytes)
+    if q.last != NULL:
+        FO_PREFETCH(q.last + sizeof(int32_t) * row)
     return row
 
 
@@ -281,14 +310,16 @@ cdef void rows(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end) no
     cdef Py_ssize_t at, r, row, ahead, known = rows_of_work(w)
     cdef const char *scalars
     cdef int32_t *last
+    cdef Route route
+    find_route(w, &route)
     # By bytes, not by rows: enough to hide the memory's latency, not so much that it falls out of the cache again.
     ahead = 4096 // (w.stream * w.n_streams) + 1
     ahead = 32 if ahead > 32 else ahead
     for r in range(begin, begin + ahead if begin + ahead < end else end):
-        fetch_row(w, r)
+        fetch_row(&route, r)
     for r in range(begin, end):
         if r + ahead < known:
-            fetch_row(w, r + ahead)
+            fetch_row(&route, r + ahead)
         row = row_of(w, r)
         at = row * w.pitch
         if w.past != NULL:
@@ -399,20 +430,51 @@ cdef Py_ssize_t stale_first(const Work *w, const Py_ssize_t *ids, Py_ssize_t n, 
     return front
 
 
-cdef void gather_gradient(const Work *w, Py_ssize_t r, const Py_ssize_t *order, Py_ssize_t n, char *g) noexcept nogil:
-    # The gradients of n rows of work from the r-th on, side by side; `order`: NULL, as they stand.
-    cdef Py_ssize_t j, size = w.width * w.itemsize, e
-    cdef const char *at
-    cdef bint plain = w.rows != NULL and not w.rows.repeated and w.columns == NULL and w.bags == NULL
-    if plain and size == 4:
-        for j in range(n):
-            e = place_of(w, r + (j if order == NULL else order[j]))
-            (<uint32_t *>g)[j] = (<const uint32_t *>w.g)[e]
+cdef inline void gather_rows(const Route *q, const real *g, Py_ssize_t r, const Py_ssize_t *order, Py_ssize_t n,
+                             Py_ssize_t width, real *out) noexcept nogil:
+    # Rows of gradient, summed where they are repeated. Called with constant widths, so that a row stays in registers.
+    cdef Py_ssize_t j, c, at, e, end
+    cdef const real *x
+    for j in range(n):
+        at = r + (j if order == NULL else order[j])
+        e = q.begin[at] if q.begin != NULL else at
+        end = q.begin[at + 1] if q.begin != NULL else at + 1
+        memcpy(out + j * width, g + <Py_ssize_t>(q.keys[e] & q.mask) * width, width * sizeof(real))
+        for e in range(e + 1, end):
+            x = g + <Py_ssize_t>(q.keys[e] & q.mask) * width
+            for c in range(width):
+                out[j * width + c] = out[j * width + c] + x[c]
+
+
+cdef inline void gather_plain(const Route *q, const real *g, Py_ssize_t r, const Py_ssize_t *order, Py_ssize_t n,
+                              Py_ssize_t width, real *out) noexcept nogil:
+    if width == 1:
+        gather_rows(q, g, r, order, n, 1, out)
+    elif width == 4:
+        gather_rows(q, g, r, order, n, 4, out)
+    elif width == 8:
+        gather_rows(q, g, r, order, n, 8, out)
+    elif width == 16:
+        gather_rows(q, g, r, order, n, 16, out)
     else:
-        for j in range(n):
-            at = gradient(w, r + (j if order == NULL else order[j]), g + j * size)
-            if at != g + j * size:
-                memcpy(g + j * size, at, size)
+        gather_rows(q, g, r, order, n, width, out)
+
+
+cdef void gather_gradient(const Work *w, const Route *q, Py_ssize_t r, const Py_ssize_t *order, Py_ssize_t n,
+                          char *g) noexcept nogil:
+    # The gradients of n rows of work from the r-th on, side by side; `order`: NULL, as they stand.
+    cdef Py_ssize_t j, size = w.width * w.itemsize
+    cdef const char *at
+    if q.keys != NULL and w.columns == NULL and w.bags == NULL:
+        if w.itemsize == 4:
+            gather_plain(q, <const float *>w.g, r, order, n, w.width, <float *>g)
+        else:
+            gather_plain(q, <const double *>w.g, r, order, n, w.width, <double *>g)
+        return
+    for j in range(n):
+        at = gradient(w, r + (j if order == NULL else order[j]), g + j * size)
+        if at != g + j * size:
+            memcpy(g + j * size, at, size)
 
 
 cdef void elements(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
@@ -428,14 +490,16 @@ cdef void elements(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end
     cdef int k, turn = 0
     cdef Py_ssize_t stale = 0
     cdef const char *gb
+    cdef Route route
+    find_route(w, &route)
     m = end - r if end - r < step else step
     for j in range(m):
-        ids[0][j] = fetch_row(w, r + j)
+        ids[0][j] = fetch_row(&route, r + j)
     while r < end:
         # The next block's rows travel while this one is worked on.
         next_m = end - r - m if end - r - m < step else step
         for j in range(next_m):
-            ids[1 - turn][j] = fetch_row(w, r + m + j)
+            ids[1 - turn][j] = fetch_row(&route, r + m + j)
         row = ids[turn]
         if w.past != NULL:
             stale = stale_first(w, ids[turn], m, ordered, order, since)
@@ -451,7 +515,7 @@ cdef void elements(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end
             if w.rows == NULL and w.past == NULL:
                 gb = w.g + r * size
             else:
-                gather_gradient(w, r, order if w.past != NULL else NULL, m, g)
+                gather_gradient(w, &route, r, order if w.past != NULL else NULL, m, g)
                 gb = g
             update(w, m * w.width, block[0], gb, block[1], block[2], block[3], block[4])
         move_rows(block[0], w.p, row, m, w.pitch, size, True)

@@ -446,10 +446,34 @@ cdef inline void gather_rows(const Route *q, const real *g, Py_ssize_t r, const 
                 out[j * width + c] = out[j * width + c] + x[c]
 
 
+cdef inline void gather_numbers(const Route *q, const real *g, Py_ssize_t r, const Py_ssize_t *order, Py_ssize_t n,
+                                real *out) noexcept nogil:
+    # As gather_rows for single elements, without branches: whether a row is repeated cannot be predicted.
+    cdef real sums[GATHER]
+    cdef real x, sum = 0
+    cdef Py_ssize_t e, j, at = -1
+    cdef bint fresh
+    cdef uint64_t before
+    if q.begin == NULL:
+        for j in range(n):
+            out[j] = g[q.keys[r + (j if order == NULL else order[j])] & q.mask]
+        return
+    before = ~(q.keys[q.begin[r]] >> q.shift)           # another row
+    for e in range(q.begin[r], q.begin[r + n]):
+        x = g[q.keys[e] & q.mask]
+        fresh = q.keys[e] >> q.shift != before
+        before = q.keys[e] >> q.shift
+        sum = x if fresh else sum + x
+        at += fresh
+        sums[at] = sum
+    for j in range(n):
+        out[j] = sums[j if order == NULL else order[j]]
+
+
 cdef inline void gather_plain(const Route *q, const real *g, Py_ssize_t r, const Py_ssize_t *order, Py_ssize_t n,
                               Py_ssize_t width, real *out) noexcept nogil:
     if width == 1:
-        gather_rows(q, g, r, order, n, 1, out)
+        gather_numbers(q, g, r, order, n, out)
     elif width == 4:
         gather_rows(q, g, r, order, n, 4, out)
     elif width == 8:

@@ -26,6 +26,7 @@ from .optimizers.adam import AdamW as AdamW
 from .optimizers.base import Optimizer as Optimizer
 from .optimizers.rmsprop import RMSprop as RMSprop
 from .optimizers.sgd import SGD as SGD
+from .optimizers.table import Table as Table
 from .sparse import SparseGrad as SparseGrad
 from .version import __version__ as __version__
 

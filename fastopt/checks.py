@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -164,13 +164,23 @@ def gradient(name: str, g: Any, p: Array) -> Array:
     g = float_array(name, g, p.dtype)
     if g.shape != p.shape:
         raise ShapeError(f"{name} has shape {g.shape}, but the parameter has {p.shape}")
-    same = all(a == b or n < 2 for a, b, n in zip(g.strides, p.strides, p.shape, strict=True))
+    if p.flags.forc:
+        same = all(a == b or n < 2 for a, b, n in zip(g.strides, p.strides, p.shape, strict=True))
+    else:  # the strided rows of a Table
+        same = g.flags.c_contiguous
     if not (g.flags.aligned and (same or g.size == 0)):
-        g = np.array(g, order="C" if p.flags.c_contiguous else "F")
+        g = np.array(g, order=order(p))
     return g
 
 
+def order(a: Array) -> Literal["C", "F"]:
+    """The order in which a contiguous array like `a` has its elements."""
+    return "F" if a.flags.f_contiguous and not a.flags.c_contiguous else "C"
+
+
 def byte_range(a: Array) -> tuple[int, int]:
-    """First byte and byte after the last of a contiguous array."""
+    """First byte and byte after the last of an array without negative strides."""
     at = address(a)
-    return at, at + a.nbytes
+    if a.flags.forc or not a.size:
+        return at, at + a.nbytes
+    return at, at + sum(s * (n - 1) for s, n in zip(a.strides, a.shape, strict=True)) + a.itemsize

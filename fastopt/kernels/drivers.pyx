@@ -310,10 +310,11 @@ cdef class Plan:
         r.n_states, r.negate, r.couple, r.shrink = n_states, negate, couple, shrink
 
     def set_param(self, Py_ssize_t i, int group, size_t address, int itemsize, shape, strides, states,
-                  int64_t counter, int64_t born, size_t last=0):
+                  int64_t counter, int64_t born, Py_ssize_t record=0, size_t last=0):
         """Layout and state of parameter i; `states` are addresses.
 
-        `last`: 0, or where the rows of parameter and states lie side by side, the address of the first row's last step.
+        `record`: 0, or where the rows of parameter and states lie side by side, the bytes that they take; `last`: the
+        address of the first row's last step, if that lies there, too.
         """
         cdef Param *q = &self.param[i]
         cdef Work *w = &self.work[i]
@@ -337,9 +338,9 @@ cdef class Plan:
         for k in range(4):
             at = states[k] if k < len(states) else 0
             w.s[k] = <char *>at
+        if record:
+            w.pitch, w.stream, w.n_streams = strides[0], record, 1
         if last:
-            w.pitch = strides[0]
-            w.stream, w.n_streams = <Py_ssize_t>(last - address) + 4, 1
             self.past[i].last, self.past[i].pitch, self.past[i].own = <char *>last, w.pitch, False
             up_to_date(&self.past[i], w.n_rows)
 
@@ -487,7 +488,7 @@ cdef class Plan:
         cdef Param *q = &self.param[i]
         cdef Work *w = &self.work[i]
         w.size, w.rows, w.columns, w.bags, w.scales = q.n, NULL, NULL, NULL, NULL
-        if type(g) is self.ndarray and w.pitch == w.stream and self.get_buffer(g, i, v, PyBUF_STRIDES):
+        if type(g) is self.ndarray and w.pitch == w.width * w.itemsize and self.get_buffer(g, i, v, PyBUF_STRIDES):
             if (self.same_layout(q, v, w.itemsize) and <uintptr_t>v.buf % w.itemsize == 0
                     and (q.n == 0 or self.in_free_memory(q, <uintptr_t>v.buf, <uintptr_t>v.buf + q.n * w.itemsize))):
                 w.g = <const char *>v.buf

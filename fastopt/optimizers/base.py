@@ -133,6 +133,9 @@ class Optimizer:
     #: states that do not exist before the first step that uses them (torch's momentum buffer)
     born_late: ClassVar[frozenset[str]] = frozenset()
 
+    #: the memory of a `Table`, which then owns parameter and states
+    _storage: Any = None
+
     #: the optimizers that exist, by their names in lower case
     known: ClassVar[dict[str, type[Optimizer]]] = {}
 
@@ -295,7 +298,7 @@ class Optimizer:
                 names = [*(names or []), *(name for name, _ in items)]
             for name, a in items:
                 labels.append(f"param {name!r}" + (f" (group {q})" if q else ""))
-                params.append(checks.parameter(labels[-1], a))
+                params.append(a if self._storage else checks.parameter(labels[-1], a))
                 group_of.append(q)
             made.append(ParamGroup(self, checked, [a for _, a in items]))
         refuse_overlap(params, labels)
@@ -346,10 +349,10 @@ class Optimizer:
             if self.born_late & set(missing):
                 borns[i] = counters[i]
         fresh: list[dict[str, Array]] = [{} for _ in self._params]
-        made = arena([self._params[i] for i, _ in wanted])
+        made = self._memory(wanted)
         for (i, name), a in zip(wanted, made, strict=True):
             start = self.start(name, self.param_groups[self._group_of[i]])
-            if start != 0 or a.nbytes < HUGE:
+            if start != 0 or (a.nbytes < HUGE and not self._storage):
                 a.fill(start)  # now, and not by page faults in a step
             fresh[i][name] = a
         self._state = [
@@ -372,7 +375,17 @@ class Optimizer:
         for i, p in enumerate(self._params):
             states = [checks.address(a) for a in self._state[i].values()]
             plan.set_param(
-                i, self._group_of[i], checks.address(p), p.itemsize, p.shape, p.strides, states, counters[i], borns[i]
+                i,
+                self._group_of[i],
+                checks.address(p),
+                p.itemsize,
+                p.shape,
+                p.strides,
+                states,
+                counters[i],
+                borns[i],
+                self._storage.used if self._storage else 0,
+                checks.address(self._storage.last) if self._storage and self._storage.last is not None else 0,
             )
         taken = [checks.byte_range(a) for a in (*self._params, *(a for s in self._state for a in s.values())) if a.size]
         self._taken = merge(sorted(taken))
@@ -381,6 +394,17 @@ class Optimizer:
             plan.set_own([checks.address(g) for g in self._own])
         self._tell(plan)
         self._plan = plan  # last: from now on other threads may step it
+
+    def _memory(self, wanted: Sequence[tuple[int, str]]) -> list[Array]:
+        """Arrays for states, given as parameter and name."""
+        if self._storage is None:
+            return arena([self._params[i] for i, _ in wanted])
+        for _, name in wanted:
+            if name not in self._storage.names:
+                raise UnsupportedError(
+                    f"the records of this Table have no room for the state {name!r}; make a new Table with these options"
+                )
+        return [self._storage.states[name] for _, name in wanted]
 
     def _tell(self, plan: Any) -> None:
         """Tell the plan what the options decide: spans, block operations; and that its scalars are void."""
@@ -483,7 +507,8 @@ class Optimizer:
 
     def _explain_parameter(self, i: int) -> None:
         p, label = self._params[i], self._labels[i]
-        checks.parameter(label, p)
+        if not self._storage:
+            checks.parameter(label, p)
         raise LayoutError(
             f"{label} is not the memory that it was when the optimizer was made (now shape {p.shape}, {p.dtype}): it was "
             "resized or reshaped in place. Make a new optimizer for it"
@@ -739,8 +764,8 @@ class Optimizer:
         # From here on nothing is refused.
         self._flush()
         fresh: list[dict[str, Array]] = []
-        for p, found in zip(self._params, arrays, strict=True):
-            made = dict(zip(found, arena([p] * len(found)), strict=True))
+        for i, found in enumerate(arrays):
+            made = dict(zip(found, self._memory([(i, name) for name in found]), strict=True))
             for k, a in found.items():
                 made[k][...] = a
             fresh.append(made)
@@ -840,7 +865,7 @@ def arena(like: Sequence[Array]) -> list[Array]:
     return [
         memory[first + at : first + at + a.nbytes]
         .view(a.dtype)
-        .reshape(a.shape, order="C" if a.flags.c_contiguous else "F")
+        .reshape(a.shape, order=checks.order(a))
         for a, at in zip(like, offsets, strict=True)
     ]
 

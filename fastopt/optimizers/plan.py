@@ -60,6 +60,8 @@ class NumpyPlan:
         states: Any,
         counter: int,
         born: int,
+        record: int = 0,
+        last: int = 0,
     ) -> None:
         self._group_of[i], self._counters[i], self._borns[i] = group, counter, born
         self._layouts[i] = layout(self.params[i])

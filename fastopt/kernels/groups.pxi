@@ -9,6 +9,7 @@ cdef enum:
     SLOT_ROWS = 1 << 16     # rows for which a slot each (256 KiB) stays in the cache
     DIGIT = 11              # bits that a pass of the radix sort takes
     KEY_COST = 16           # what a key costs, counted in elements of a dense step
+    PATIENCE = 64           # uses that need little of it after which memory is given back
 
 cdef struct Groups:
     uint64_t *keys
@@ -17,7 +18,7 @@ cdef struct Groups:
     uint32_t *slot          # of each row of a small table: 0, between uses
     uint32_t *place
     int64_t *tally          # counts of the radix sort, threads x 2^DIGIT
-    Py_ssize_t room, slots, tallies
+    Py_ssize_t room, slots, tallies, idle
     Py_ssize_t n            # keys
     Py_ssize_t count        # rows touched
     Py_ssize_t n_rows
@@ -51,8 +52,9 @@ cdef int bits_of(uint64_t most) noexcept nogil:
 
 
 cdef int room_for_keys(Groups *q, Py_ssize_t n, Py_ssize_t n_rows, int threads) except -1:
-    # Memory is kept from step to step, with room for more; a sparse step that follows a huge one gives it back.
-    if q.keys == NULL or n > q.room or n < q.room // 64 - 65536:
+    # Memory is kept from step to step, with room for more; when it has long been far too much, it is given back.
+    q.idle = q.idle + 1 if n < q.room // 64 - 65536 else 0
+    if q.keys == NULL or n > q.room or q.idle > PATIENCE:
         free_groups(q)
         q.room = n + n // 4 + 16
         q.keys = <uint64_t *>PyMem_Malloc(q.room * sizeof(uint64_t))

@@ -28,8 +28,10 @@ class Storage:
         self.used = field * (1 + len(names)) + LAST * exact
         self.pitch = pitch_of(self.used)
         size = rows * self.pitch
+        # Private: memory shared between processes, Python's default, does not get huge pages.
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
         try:
-            self.memory = mmap.mmap(-1, size + HUGE_PAGE)
+            self.memory = mmap.mmap(-1, size + HUGE_PAGE, **private)
         except (OverflowError, ValueError, OSError) as e:
             raise MemoryError(f"no {size} bytes for a table of {rows} rows, each {self.pitch} bytes wide") from e
         if hasattr(mmap, "MADV_HUGEPAGE") and size >= HUGE_PAGE:

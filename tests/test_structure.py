@@ -196,7 +196,9 @@ def test_every_catch_up_has_both_entries_and_every_entry_its_rule(isa, dtype):
     table = kernels.load(isa)[dtype]
     for name, file in catches().items():
         for kind in ("row", "each"):
-            assert table.get(f"catch_{name}_{kind}"), f"{file} names the catch-up {name!r}, which has no entry {kind!r}."
+            assert table.get(f"catch_{name}_{kind}"), (
+                f"{file} names the catch-up {name!r}, which has no entry {kind!r}."
+            )
     for entry in table:
         if entry.startswith("catch_"):
             name = re.sub(r"^catch_|_(row|each|stiff|scalars|count)$", "", entry)
@@ -227,7 +229,9 @@ def test_every_rule_has_its_span_and_every_span_its_rule(isa, dtype):
             helpers |= set(re.findall(r'^TABLE\["(\w+)"\]', (KERNELS / f"{stem}.pyx").read_text(), re.M))
     if helpers:
         for name in table:
-            assert name in rules() or name in helpers or name.startswith("catch_"), f"the span {name!r} in fastopt/kernels is named by no Rule."
+            assert name in rules() or name in helpers or name.startswith("catch_"), (
+                f"the span {name!r} in fastopt/kernels is named by no Rule."
+            )
 
 
 @needs_sources

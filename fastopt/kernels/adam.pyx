@@ -90,15 +90,17 @@ cdef void catch_adam_scalars(const double *gap, int n_series, const real *first,
 
 cdef inline int stiff(Py_ssize_t n, const real *m, const real *v, const real *w, const bint amsgrad,
                       const real *h) noexcept nogil:
-    cdef Py_ssize_t j
+    # A search that ends at the first find, so it is no loop to vectorize.
+    cdef Py_ssize_t j = 0
     cdef real root
-    cdef int found = 0
-    for j in range(n):
+    while j < n:
         root = v[j]
         if amsgrad:
             root = w[j] if w[j] >= h[FIRST] * v[j] else h[FIRST] * v[j]
-        found |= (root < h[BAR]) & (m[j] != 0)
-    return found
+        if root < h[BAR] and m[j] != 0:
+            return True
+        j += 1
+    return False
 
 
 cdef inline void catch_up(Py_ssize_t n, rw p, rw m, rw v, rw w, const bint amsgrad, ro h, const Py_ssize_t far,

@@ -71,7 +71,8 @@ cdef int room_for_keys(Groups *q, Py_ssize_t n, Py_ssize_t n_rows, int threads) 
         PyMem_Free(q.slot)
         q.slot = <uint32_t *>PyMem_Calloc(n_rows, sizeof(uint32_t))
         q.slots = n_rows
-    if not (q.keys and q.spare and q.begin and q.place and q.tally and q.found and (q.slot or n_rows > SLOT_ROWS or not n_rows)):
+    if not (q.keys and q.spare and q.begin and q.place and q.tally and q.found
+            and (q.slot or n_rows > SLOT_ROWS or not n_rows)):
         free_groups(q)
         raise MemoryError
     q.n, q.n_rows = n, n_rows

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import checks, kernels
+from .. import sparse as sparse_gradients
 from ..checks import Array, Check
 from ..errors import (
     ConcurrentStepError,
@@ -30,7 +31,6 @@ from ..errors import (
     UnsupportedError,
     did_you_mean,
 )
-from .. import sparse as sparse_gradients
 from ..sparse import Entries, SparseGrad
 from . import tables
 from .plan import NumpyPlan
@@ -464,7 +464,7 @@ class Optimizer:
         t = np.arange(now - lag, now - lag + (1 if for_ever else window))
         dtype = np.dtype(np.float32 if itemsize == 4 else np.float64)
         table, wide = tables.scalar_table(type(self), o, t, dtype, born, now - 1)
-        bad = ~np.isfinite(table).all(axis=1)
+        bad = np.logical_not(np.isfinite(table).all(axis=1))
         if bad[0]:
             given = ", ".join(f"{k}={v!r}" for k, v in o.options().items())
             raise HyperParameterError(
@@ -606,7 +606,9 @@ class Optimizer:
             for i, p in enumerate(self._params):
                 if p is param:
                     return i
-            raise StateError("this array is not a parameter of the optimizer; pass the very array, its name or its index")
+            raise StateError(
+                "this array is not a parameter of the optimizer; pass the very array, its name or its index"
+            )
         if isinstance(param, str):
             names = self._names or []
             if param not in names:
@@ -863,9 +865,7 @@ def arena(like: Sequence[Array]) -> list[Array]:
     memory = np.zeros(total + ALIGN, np.uint8)
     first = -checks.address(memory) % ALIGN
     return [
-        memory[first + at : first + at + a.nbytes]
-        .view(a.dtype)
-        .reshape(a.shape, order=checks.order(a))
+        memory[first + at : first + at + a.nbytes].view(a.dtype).reshape(a.shape, order=checks.order(a))
         for a, at in zip(like, offsets, strict=True)
     ]
 

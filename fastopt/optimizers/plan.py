@@ -133,7 +133,9 @@ class NumpyPlan:
     def _update(self, i: int, rows: Array | None, g: Array, h: Array) -> None:
         group = self._groups[self._group_of[i]]
         p, states = self.params[i], list(self.host._state[i].values())
-        if rows is not None and self.host.sparse == "exact":  # the definition: a dense step with zeros for the other rows
+        if (
+            rows is not None and self.host.sparse == "exact"
+        ):  # the definition: a dense step with zeros for the other rows
             whole_g = np.zeros(p.shape, p.dtype)
             whole_g[rows] = g
             rows, g = None, whole_g

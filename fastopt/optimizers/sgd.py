@@ -133,9 +133,8 @@ class SGD(Optimizer):
 
     @staticmethod
     def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
-        couple, keep, lr = h[COUPLE], 1.0, h[SPAN]
-        if o["decoupled_weight_decay"]:
-            couple, keep = 0.0, r[SHRINK]
+        lr, decoupled = h[SPAN], o["decoupled_weight_decay"]
+        couple, keep = h[COUPLE] * (not decoupled), r[SHRINK] if decoupled else np.ones(len(lr))
         if o["momentum"] == 0:
             return Gap(keep - lr * couple, loss=1.0 - keep + lr * couple)
         mu, take = r[SPAN + 1], h[SPAN + 2]

@@ -99,8 +99,9 @@ class Table:
     """
 
     def __init__(self, rows: int, width: int, optimizer: Any, *, dtype: Any = "float32", **options: Any) -> None:
+        implied: dict[str, Any] = {}
         if isinstance(optimizer, type) and issubclass(optimizer, Optimizer):
-            cls, implied = optimizer, {}
+            cls = optimizer
         elif isinstance(optimizer, str):
             cls, implied = by_name(optimizer)
         else:
@@ -113,7 +114,7 @@ class Table:
         self._storage = Storage(n_rows, n, self._dtype, names, trial.sparse == "exact")
         self.optimizer = cls.__new__(cls)
         self.optimizer._storage = self._storage
-        self.optimizer.__init__(self._storage.param, **{**implied, **options})  # type: ignore[misc]
+        self.optimizer.__init__(self._storage.param, **{**implied, **options})
 
     @staticmethod
     def _check_dtype(dtype: Any) -> np.dtype[Any]:
@@ -210,9 +211,10 @@ class Table:
         }
 
     def __setstate__(self, s: dict[str, Any]) -> None:
-        cls, param, sparse = s["class"], s["param"], s["arguments"][-1]
+        cls, param, exact = s["class"], s["param"], s["arguments"][-1] == "exact"
+        rows, width = param.shape
         self._dtype = param.dtype
-        self._storage = Storage(*param.shape, self._dtype, cls.rule_of(s["group"]).states, sparse == "exact")
+        self._storage = Storage(rows, width, self._dtype, cls.rule_of(s["group"]).states, exact)
         self.param[...] = param
         self.optimizer = cls.__new__(cls)
         self.optimizer._storage = self._storage

@@ -48,8 +48,8 @@ class SparseGrad:
     values : ndarray, shape ``(k,) + param.shape[1:]``
         Gradients of these rows, in the dtype of the parameter; shape ``(k,)`` for a 1-D parameter.
     duplicates : {"sum", "error", "none"}
-        What a repeated index means: its values are summed, from the first occurrence on, in input order
-        (as ``torch.sparse_coo_tensor(...).coalesce()`` does); or it is an error; ``"none"`` is your promise that there
+        What a repeated index means: its values are summed, from the first occurrence on, in input order (PyTorch's
+        ``coalesce()`` sums them, too, in no promised order); or it is an error; ``"none"`` is your promise that there
         is none, which is verified.
 
     Raises
@@ -68,9 +68,10 @@ class SparseGrad:
 
     Notes
     -----
-    Nothing is copied or checked until the step, so that arrays can be refilled and used again. A step with a
-    SparseGrad touches the listed rows only: their state decays, they take weight decay, and all other rows stand
-    still (PyTorch calls this lazy). A SparseGrad without rows still advances the parameter's step counter.
+    Nothing is copied or checked until the step, so that arrays can be refilled and used again. With the optimizer's
+    ``sparse="lazy"``, a step touches the listed rows only: their state decays, they take weight decay, and all other rows
+    stand still. With ``sparse="exact"`` the others become what a dense step with zeros for them would have made of them,
+    by the time they are read. A SparseGrad without rows still advances the parameter's step counter.
 
     The parameter is taken as an array of rows, along its first axis. PyTorch's sparse tensors can have more sparse axes,
     and are coalesced into a copy; here rows are summed as they are used.

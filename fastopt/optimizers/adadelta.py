@@ -32,7 +32,9 @@ class Adadelta(Optimizer):
     ----------
     params : array, list, dict or list of groups
         Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
-    lr : float, default 1.0
+    lr : float or callable, default 1.0
+        A callable is a schedule: ``lr(step)``, where `step` counts the optimizer's completed steps from 0. It must be a pure
+        function; it is asked some steps ahead.
         The paper has no rate, which is 1.0; Keras' default is 0.001.
     rho : float in [0, 1), default 0.9
     eps : float, default 1e-6

@@ -30,7 +30,9 @@ class Adagrad(Optimizer):
     ----------
     params : array, list, dict or list of groups
         Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
-    lr : float, default 1e-2
+    lr : float or callable, default 1e-2
+        A callable is a schedule: ``lr(step)``, where `step` counts the optimizer's completed steps from 0. It must be a pure
+        function; it is asked some steps ahead.
     lr_decay : float, default 0
     weight_decay : float, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.

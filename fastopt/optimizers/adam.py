@@ -46,7 +46,9 @@ class Adam(Optimizer):
     ----------
     params : array, list, dict or list of groups
         Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
-    lr : float, default 1e-3
+    lr : float or callable, default 1e-3
+        A callable is a schedule: ``lr(step)``, where `step` counts the optimizer's completed steps from 0. It must be a pure
+        function; it is asked some steps ahead.
     betas : pair of floats in [0, 1), default (0.9, 0.999)
     eps : float, default 1e-8
         At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.

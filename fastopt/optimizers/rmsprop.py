@@ -59,7 +59,9 @@ class RMSprop(Optimizer):
     ----------
     params : array, list, dict or list of groups
         Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
-    lr : float, default 1e-2
+    lr : float or callable, default 1e-2
+        A callable is a schedule: ``lr(step)``, where `step` counts the optimizer's completed steps from 0. It must be a pure
+        function; it is asked some steps ahead.
     alpha : float in [0, 1), default 0.99
     eps : float, default 1e-8
         Beside the root, as in PyTorch; Keras and TensorFlow have it inside. At least the smallest normal number of the

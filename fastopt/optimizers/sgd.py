@@ -41,7 +41,9 @@ class SGD(Optimizer):
     ----------
     params : array, list, dict or list of groups
         Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
-    lr : float, default 1e-3
+    lr : float or callable, default 1e-3
+        A callable is a schedule: ``lr(step)``, where `step` counts the optimizer's completed steps from 0. It must be a pure
+        function; it is asked some steps ahead.
     momentum : float in [0, 1), default 0
         Without momentum there is no state.
     dampening : float in [0, 1], default 0

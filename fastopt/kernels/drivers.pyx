@@ -531,6 +531,8 @@ cdef class Plan:
         PyObject_GetBuffer(ids, &v, PyBUF_STRIDES)
         try:
             threads = team(v.shape[0] * KEY_COST, self.n_threads)
+            if bits_of(w.n_rows) + bits_of(v.shape[0]) > 64:
+                self.host._explain_size(i, v.shape[0])
             room_for_keys(q, v.shape[0], w.n_rows, threads)
             if q.n < HOLD_GIL:
                 bad = group_keys(q, <const char *>v.buf, <int>v.itemsize, sort, threads)

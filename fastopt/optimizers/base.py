@@ -530,6 +530,12 @@ class Optimizer:
             self._explain_overlap(label, low, high)
         return converted
 
+    def _explain_size(self, i: int, n: int) -> None:
+        raise UnsupportedError(
+            f"{n} row indices are too many at once for {self._labels[i]} with its {len(self._params[i])} rows; pass them "
+            "in several steps"
+        )
+
     def _explain_rows(self, i: int, rows: Array, duplicates: str, reading: bool) -> None:
         """Say what is wrong with row indices that the plan refused."""
         what = "rows" if reading else f"gradient of {self._labels[i]}.indices"

@@ -112,7 +112,7 @@ def plain_array(name: str, a: Any) -> Array:
     if type(a) is np.ndarray:
         return a
     if isinstance(a, np.memmap):
-        base: Array = a.view(np.ndarray)
+        base: Array = np.ndarray.view(a, np.ndarray)
         return base
     if isinstance(a, np.ma.MaskedArray):
         raise DTypeError(f"{name} is a masked array, whose mask would be lost; pass its .filled(0) or .data")

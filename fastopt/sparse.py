@@ -173,7 +173,7 @@ class SparseGrad:
         check_has_rows(name, "a SparseGrad", p)
         ids, offsets = integers(f"{name}.indices", self.indices), self.offsets
         what = f"{name}.values" if offsets is None else f"{name}.pooled"
-        values = checks.float_array(what, self.values, p.dtype)
+        values = checks.float_array(what, held(what, self.values), p.dtype)
         if offsets is not None:
             check_width(what, values, len(np.atleast_1d(values)), "bags", p)
             bags, scales = self._bags(name, offsets, len(ids), values)
@@ -230,9 +230,14 @@ def check_width(what: str, values: Array, k: int, counted: str, p: Array) -> Non
         )
 
 
+def held(what: str, a: Any) -> Array:
+    """The array `a` under a header of our own: its shape and dtype stay what was checked, whatever other threads do."""
+    return checks.plain_array(what, a).view()
+
+
 def integers(what: str, a: Any) -> Array:
     """`a`, if it is a one-dimensional array of integers."""
-    a = checks.plain_array(what, a)
+    a = held(what, a)
     if a.dtype.kind not in "iu":
         way = "numpy.flatnonzero of the mask" if a.dtype.kind == "b" else "it as .astype(numpy.int64)"
         raise DTypeError(f"{what} has dtype {a.dtype}, expected integers such as int64; pass {way}")
@@ -265,10 +270,10 @@ def check_repeats(what: str, rows: Array, duplicates: str) -> None:
         raise IndexRangeError(f"{what}[{at}] repeats row {rows[at]}, but duplicates={duplicates!r}")
 
 
-def row_indices(what: str, rows: Any, p: Array) -> Array:
+def row_indices(what: str, rows: Array, p: Array) -> Array:
     """Row indices of any shape as the driver takes them: flat, not yet checked for range."""
     check_has_rows(what, "indices of rows", p)
-    return as_rows(what, integers(what, checks.plain_array(what, rows).reshape(-1)), p)
+    return as_rows(what, integers(what, rows.reshape(-1)), p)
 
 
 def private(what: str, a: Any, n: int, counted: str) -> Array:
@@ -329,7 +334,7 @@ def is_scipy_sparse(g: Any) -> bool:
 def scipy_entries(name: str, g: Any, p: Array) -> Entries:
     """The entries that SciPy's `g` stores, in its order; its arrays, flags and methods are not trusted."""
     check_has_rows(name, f"a SciPy {g.format} matrix", p)
-    shape = tuple(g.shape)
+    shape = tuple(int(n) for n in g.shape)
     if shape != p.shape and (p.ndim > 1 or shape not in ((1, len(p)), (len(p), 1))):
         also = f", (1, {len(p)}) or ({len(p)}, 1)" if p.ndim == 1 else ""
         raise ShapeError(f"{name} has shape {shape}, but the parameter has {p.shape}; expected {p.shape}{also}")
@@ -349,7 +354,7 @@ def coordinates(name: str, g: Any, shape: tuple[int, ...], dtype: np.dtype[Any])
     """For each axis of `g` the indices of what it stores, with the values. Of the indices only the dtype is checked."""
     if g.format in ("lil", "dok"):
         return from_objects(name, g, dtype)
-    data = checks.float_array(f"{name}.data", g.data, dtype)
+    data = checks.float_array(f"{name}.data", held(f"{name}.data", g.data), dtype)
     expected = {"csr": 1, "csc": 1, "coo": 1, "bsr": 3, "dia": 2}.get(g.format)
     if expected is None:
         raise UnsupportedError(f"{name} is a SciPy matrix of the format {g.format!r}; pass its .tocsr()")

@@ -38,9 +38,10 @@ cdef void adam_amsgrad(Py_ssize_t n, rw p, ro g, rw m, rw v, rw w, rw s3, const 
 # with v below it need more terms, so their row is replayed.
 
 cdef enum:
-    SCALARS = SERIES + 4
     BAR = SERIES + 2
     FIRST = SERIES + 3
+    LESS = SERIES + 4
+    SCALARS = SERIES + 5
 
 cdef void catch_adam_scalars(const double *gap, int n_series, const real *first, real *h) noexcept nogil:
     cdef const double *f = gap + 4 + n_series
@@ -50,8 +51,8 @@ cdef void catch_adam_scalars(const double *gap, int n_series, const real *first,
     cdef int j, k, order = 1, used = 1
     if total > 0:
         y = f[1] / total
-    if not y < 1e300:                       # or NaN: too far back for the series
-        y = 1
+    if not y < BAR_MOST:                    # or NaN: so far back that every row is replayed
+        total, y = 0, 1
     elif y < 1e-30:                         # nothing beside any root
         y, best = (y if y > TINY else TINY), 1
     for j in range(SERIES):                 # moments of y_i / y about 0, then about 1
@@ -73,18 +74,25 @@ cdef void catch_adam_scalars(const double *gap, int n_series, const real *first,
         if reach > best:
             best, used = reach, order
         order = 2 * order + 1
-    h[0], h[1], h[2], h[3], h[4] = <real>gap[0], <real>gap[2], <real>gap[3], <real>y, <real>total
-    for j in range(2, SERIES - 1):
-        h[3 + j] = <real>((total if j % 2 == 0 else -total) * central[j]) if j <= used and total > 0 else 0
+    h[0], h[LESS], h[1], h[2] = <real>gap[0], <real>gap[4 + 2 * n_series], <real>gap[2], <real>gap[3]
+    h[3] = <real>y
+    # Rows below the bar are replayed; where eps is nothing beside any root, those whose g * g is 0.
     ratio = 0
-    if total > 0 and best < 1:
+    if f[0] != 0 and y < 1e-30:
+        ratio = 1e12 * y
+    elif f[0] != 0 and best < 1:
         ratio = y * (1 - best) / best if best > 0 else BAR_MOST
     if not ratio < BAR_MOST:
         ratio = BAR_MOST
-    ratio = ratio * ratio
-    if total > 0 and y < 1e-30:             # where g * g is 0, eps stands alone
-        ratio = 1e24 * y * y if 1e24 * y * y > TINY else TINY
+    if ratio > 0:
+        ratio = ratio * ratio if ratio * ratio > TINY else TINY
     h[BAR] = <real>ratio
+    h[4] = <real>total
+    for j in range(2, SERIES - 1):
+        ratio = (total if j % 2 == 0 else -total) * central[j] if j <= used and total > 0 else 0
+        if not -BAR_MOST < ratio < BAR_MOST:
+            ratio, h[BAR] = 0, <real>(BAR_MOST * BAR_MOST)
+        h[3 + j] = <real>ratio
     h[FIRST] = first[2]                     # AMSGrad: the first step after the last gradient may still raise the maximum
 
 
@@ -120,7 +128,8 @@ cdef inline void catch_up(Py_ssize_t n, rw p, rw m, rw v, rw w, const bint amsgr
         sum = 0
         for j in range(SERIES - 2, 1, -1):
             sum = h[(3 + j) * far + each * i] + part * sum
-        p[i] = h[each * i] * p[i] - m[i] * (u * (h[4 * far + each * i] + part * part * sum))
+        p[i] = h[each * i] * p[i] + (h[LESS * far + each * i] * p[i]
+                                     - m[i] * (u * (h[4 * far + each * i] + part * part * sum)))
         m[i] = h[far + each * i] * m[i]
         v[i] = h[2 * far + each * i] * v[i]
 

@@ -1,5 +1,5 @@
 # Catch-up of exact sparse mode, for the rules that are linear where the gradient is zero. The scalars are those of the gap:
-# keep, back, decays..., rate, drift. Each law has two entries from one body: scalars for a whole row, and for each element
+# keep, back, decays..., rate, drift, less (keep is what is left of the parameter but for less). Each law has two entries from one body: scalars for a whole row, and for each element
 # (the k-th of element i at k * GATHER + i).
 
 TABLE["SERIES"] = SERIES
@@ -7,15 +7,15 @@ TABLE["SERIES"] = SERIES
 cdef inline void linear(Py_ssize_t n, rw p, rw a, rw c, rw b, const int decays, const bint drifts, ro h,
                         const Py_ssize_t far, const Py_ssize_t each) noexcept nogil:
     # a and c decay; b is a momentum, which moves the parameter and may be driven by it.
-    cdef Py_ssize_t i
-    cdef real pi, bi
+    cdef Py_ssize_t i, less = 2 + decays + 2 * drifts
+    cdef real move, bi
     for i in range(n):
-        pi = h[each * i] * p[i]
+        move = h[less * far + each * i] * p[i]
         if drifts:
             bi = b[i]
             b[i] = h[(2 + decays) * far + each * i] * bi + h[far + each * i] * p[i]
-            pi = pi + h[(3 + decays) * far + each * i] * bi
-        p[i] = pi
+            move = move + h[(3 + decays) * far + each * i] * bi
+        p[i] = h[each * i] * p[i] + move
         if decays > 0:
             a[i] = h[2 * far + each * i] * a[i]
         if decays > 1:

@@ -304,7 +304,7 @@ cdef class Plan:
                 at = addresses.get(f"catch_{name}_scalars", 0)
                 w.derive = <derive_t><void *>at
                 w.n_decays, w.n_series = decays, addresses["SERIES"] if series < 0 else series
-                w.n_scalars = addresses.get(f"catch_{name}_count", 2 + w.n_decays + 2 * w.n_series)
+                w.n_scalars = addresses.get(f"catch_{name}_count", 3 + w.n_decays + 2 * w.n_series)
         r.exact = law is not None
         r.moves = law is not None and law[3]
         r.n_states, r.negate, r.couple, r.shrink = n_states, negate, couple, shrink
@@ -494,6 +494,7 @@ cdef class Plan:
                 w.g = <const char *>v.buf
                 return 0
             PyBuffer_Release(v)
+        ids = None
         converted = self.host._convert_gradient(i, g)       # raises, or gives what can be used as it stands
         if isinstance(converted, tuple):
             ids, values, columns, bags, scales, duplicates = converted
@@ -511,6 +512,10 @@ cdef class Plan:
             values = converted
         PyObject_GetBuffer(values, v, PyBUF_FORMAT | PyBUF_STRIDES)
         w.g = <const char *>v.buf
+        # As many values as indices, whatever happened to the caller's arrays since they were looked at.
+        if w.rows == NULL and v.len != q.n * w.itemsize or w.rows != NULL and w.bags == NULL and v.len != w.rows.n * w.itemsize * (
+                1 if w.columns != NULL else w.width):
+            self.host._explain_rows(i, ids, "sum", False)
         return 0
 
     cdef void *address_of(self, object a) except NULL:
@@ -530,6 +535,8 @@ cdef class Plan:
         cdef int threads
         PyObject_GetBuffer(ids, &v, PyBUF_STRIDES)
         try:
+            if v.ndim != 1 or v.itemsize != 4 and v.itemsize != 8:
+                self.host._explain_rows(i, ids, "sum", reading)
             threads = team(v.shape[0] * KEY_COST, self.n_threads)
             if bits_of(w.n_rows) + bits_of(v.shape[0]) > 64:
                 self.host._explain_size(i, v.shape[0])
@@ -572,7 +579,7 @@ cdef class Plan:
                     raise MemoryError
                 past.own, past.pitch = True, sizeof(int32_t)
             room_for_step(past, law.n_decays, law.n_series, law.n_series == 1, c.h_bytes if law.stiff else 0)
-            past.reach = max(past.reach, c.reach)
+            w.reach = max(past.reach, c.reach)
             w.gap = <const double *>(c.gaps + (now - c.first) * c.gap_stride)
             self.catch_up_work(i)
         return 0
@@ -693,13 +700,14 @@ cdef class Plan:
             up_to_date(w.past, w.n_rows)
             return False
         remember(w.past, w.gap, w.h)
+        w.past.reach = w.reach
         return w.past.now >= MOST_PAST
 
     cdef int make_room(self) except -1:
         # The step is made: should there be no memory for this now, there may be after the next.
         cdef Py_ssize_t i
         for i in range(self.count):
-            if self.past[i].now >= MOST_PAST:
+            if self.past[i].now >= MOST_PAST and self.views[2 * i].obj != NULL:     # its memory was looked at in this step
                 try:
                     self.catch_up_all(i)
                 except MemoryError:
@@ -743,8 +751,6 @@ cdef class Plan:
 
     def catch_up(self, Py_ssize_t i, rows=None):
         """Exact mode: bring rows of parameter i up to date, all of them where none are given."""
-        cdef Work *w = &self.work[i]
-        cdef Py_ssize_t effort
         cdef fo_fpenv saved = fo_fp_enter()
         try:
             self.take_param(i)
@@ -752,32 +758,42 @@ cdef class Plan:
                 self.catch_up_all(i)
             else:
                 self.take_rows(i, rows, True, True)
-                if self.past[i].now:
-                    self.alone(i, w.rows.n * w.width)
-                    effort = self.effort(i)
-                    self.go(w.size, effort, team(effort, self.n_threads))
+                self.catch_up_rows(i)
         finally:
             self.let_go()
             fo_fp_leave(saved)
 
     def read(self, Py_ssize_t i, rows, out):
-        """Rows of parameter i into the contiguous array `out`; in exact mode they are up to date."""
+        """Rows of parameter i into the contiguous array `out`; in exact mode they are brought up to date first."""
         cdef Work *w = &self.work[i]
         cdef Reading r
         cdef View v
         cdef int threads
+        cdef fo_fpenv saved = fo_fp_enter()
         try:
             self.take_param(i)
-            self.take_rows(i, rows, False, True)
+            self.take_rows(i, rows, self.past[i].now > 0, True)
+            self.catch_up_rows(i)
             PyObject_GetBuffer(out, &v, PyBUF_STRIDES | PyBUF_WRITABLE)
             r.work, r.out = w, <char *>v.buf
-            threads = team(self.effort_of_reading(i), self.n_threads)
-            with nogil:
-                if w.width > 0 and w.rows.n > 0:
+            if v.len == w.rows.n * w.width * w.itemsize and v.len:
+                threads = team(self.effort_of_reading(i), self.n_threads)
+                with nogil:
                     together(read_rows_share, &r, threads)
             PyBuffer_Release(&v)
         finally:
             self.let_go()
+            fo_fp_leave(saved)
+
+    cdef int catch_up_rows(self, Py_ssize_t i) except -1:
+        # Those that were taken.
+        cdef Work *w = &self.work[i]
+        cdef Py_ssize_t effort
+        if self.past[i].now:
+            self.alone(i, w.rows.n * w.width)
+            effort = self.effort(i)
+            self.go(w.size, effort, team(effort, self.n_threads))
+        return 0
 
     cdef Py_ssize_t effort_of_reading(self, Py_ssize_t i) noexcept:
         return self.groups[i].n * (self.work[i].width + ROW_COST // 4)

@@ -7,6 +7,7 @@
 cdef enum:
     FEW = 64                # keys that insertion sorts fastest
     SLOT_ROWS = 1 << 16     # rows for which a slot each (256 KiB) stays in the cache
+    SLOT_KEYS = 1 << 15     # keys from which on all threads sort
     DIGIT = 11              # bits that a pass of the radix sort takes
     KEY_COST = 16           # what a key costs, counted in elements of a dense step
     PATIENCE = 64           # uses that need little of it after which memory is given back
@@ -274,7 +275,7 @@ cdef Py_ssize_t group_keys(Groups *q, const char *ids, int id_size, bint sort, i
     if not level:
         if q.n <= FEW:
             insertion_sort(q)
-        elif q.n_rows <= SLOT_ROWS:
+        elif q.n_rows <= SLOT_ROWS and q.n <= SLOT_KEYS:
             slot_sort(q)
             return -1
         else:

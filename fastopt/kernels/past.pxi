@@ -56,7 +56,9 @@ cdef int room_for_step(Past *q, int n_decays, int n_series, bint coupled, Py_ssi
     # Memory for one step more, and for its outcome.
     cdef Py_ssize_t room
     cdef int size = 3 + n_decays + 2 * n_series
-    if q.now == 0 and q.size != size:
+    if q.size != size or q.h_bytes != h_bytes:
+        if q.now:                           # the host brings rows up to date before it changes the rule
+            raise SystemError("the law of catch-up changed under way")
         forget(q)
     q.size, q.n_decays, q.n_series, q.coupled, q.h_bytes = size, n_decays, n_series, coupled, h_bytes
     if q.now + 2 > q.room:
@@ -129,8 +131,13 @@ cdef void gap_since(const Past *q, Py_ssize_t s, double *gap) noexcept nogil:
     else:
         follow(q, q.gaps + s * q.size, q.ends + at * q.size, gap)
         follow(q, gap, q.gaps + here * STRETCH * q.size, gap)
-    if gap[q.size - 1] > 2.0 ** -20 - 1:
-        gap[0] = 1 + gap[q.size - 1]
+    # The parameter becomes keep p + (less p + drift m): rounded once, where little is lost, and not at each catch-up anew.
+    if gap[q.size - 1] > -0.5:
+        gap[0] = 1
+    else:
+        if gap[q.size - 1] > 2.0 ** -20 - 1:
+            gap[0] = 1 + gap[q.size - 1]
+        gap[q.size - 1] = 0
 
 
 cdef inline int32_t *last_of(const Past *q, Py_ssize_t row) noexcept nogil:
@@ -140,9 +147,8 @@ cdef inline int32_t *last_of(const Past *q, Py_ssize_t row) noexcept nogil:
 cdef void up_to_date(Past *q, Py_ssize_t n_rows) noexcept:
     # Every row stands after the last step: what lies before can be forgotten.
     cdef Py_ssize_t r
-    if q.own:
-        memset(q.last, 0, n_rows * sizeof(int32_t))
-    elif q.last != NULL:
+    if q.last != NULL:
         for r in range(n_rows):
-            last_of(q, r)[0] = 0
+            if last_of(q, r)[0]:            # memory that was never written to stays so
+                last_of(q, r)[0] = 0
     forget(q)

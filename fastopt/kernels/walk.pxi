@@ -14,6 +14,7 @@ cdef struct Work:
     const char *scales                  # ... times scales[e]; NULL: as it is
     Past *past                          # NULL: nothing to catch up
     const double *gap                   # that this step leaves in other rows
+    Py_ssize_t reach
     catch_t catch_row, catch_each       # with scalars for a row, and for each element
     stiff_t stiff                       # must a row be replayed? NULL: never
     derive_t derive                     # scalars of a gap; NULL: the gap itself
@@ -278,10 +279,13 @@ cdef Py_ssize_t replay(const Work *w, Worker *mine, Py_ssize_t s, char *p, char 
     # The steps after s one by one, until what is left of the momentum is too small to matter. The step reached.
     cdef Work v = w[0]
     cdef Py_ssize_t end = s + w.past.reach
+    cdef bint whole
     end = w.past.now if end > w.past.now else end
-    v.span, v.negate, v.couple, v.shrink = w.replay_span, NULL, NULL, w.replay_shrink
+    v.span, v.negate, v.couple = w.replay_span, NULL, NULL
     while s < end:
         v.h = w.past.h + s * w.past.h_bytes
+        whole = (<const float *>v.h)[SHRINK] == 1 if w.itemsize == 4 else (<const double *>v.h)[SHRINK] == 1
+        v.shrink = NULL if whole else w.replay_shrink
         update(&v, w.width, p, mine.zeros, s0, s1, s2, s3)
         s += 1
     return s

@@ -154,12 +154,11 @@ class Adam(Optimizer):
         beta1, beta2, step, scale, eps = r[SPAN], r[SPAN + 2], h[SPAN + 4], h[SPAN + 5], h[SPAN + 6]
         root = np.ones(beta2.shape) if o["amsgrad"] else np.sqrt(beta2)
         a, y = step * beta1 / (scale * root), eps / (scale * root)
-        slowest = max(o["betas"][0], 1e-9) / (1.0 if o["amsgrad"] else math.sqrt(o["betas"][1]))
         return Gap(
             r[SHRINK],
             (beta1, beta2),
             [(beta1 / root ** (j + 1), a * y**j) for j in range(series)],
-            reach=power_below(slowest, 54),
+            fade=o["betas"][0] / (1.0 if o["amsgrad"] else math.sqrt(o["betas"][1])),
         )
 
 

@@ -281,6 +281,10 @@ class Optimizer:
 
     def _add_groups(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Check all of them, then add them: a bad one leaves the optimizer as it was."""
+        if self._storage and self._params:
+            raise UnsupportedError(
+                "the optimizer of a Table has that table alone; make another optimizer for more parameters"
+            )
         with self._still():
             self._add_checked(groups)
 
@@ -352,7 +356,8 @@ class Optimizer:
         made = self._memory(wanted)
         for (i, name), a in zip(wanted, made, strict=True):
             start = self.start(name, self.param_groups[self._group_of[i]])
-            if start != 0 or (a.nbytes < HUGE and not self._storage):
+            untouched = self._storage.fresh if self._storage else a.nbytes >= HUGE
+            if start != 0 or not untouched:
                 a.fill(start)  # now, and not by page faults in a step
             fresh[i][name] = a
         self._state = [
@@ -393,6 +398,8 @@ class Optimizer:
         if self._own:
             plan.set_own([checks.address(g) for g in self._own])
         self._tell(plan)
+        if self._storage:
+            self._storage.fresh = False
         self._plan = plan  # last: from now on other threads may step it
 
     def _memory(self, wanted: Sequence[tuple[int, str]]) -> list[Array]:
@@ -439,10 +446,14 @@ class Optimizer:
         if plan is not None:
             plan.hold(True)
         before = {k: list(v) if isinstance(v, list) else v for k, v in vars(self).items()}
+        groups = [dict(g) for g in self.param_groups]
         try:
             yield
         except BaseException:
             vars(self).update(before)
+            for g, items in zip(self.param_groups, groups, strict=True):
+                dict.clear(g)
+                dict.update(g, items)
             raise
         finally:
             if self._plan is plan and plan is not None:  # a plan that was replaced is held for ever
@@ -519,7 +530,7 @@ class Optimizer:
         label, p = "gradient of " + self._labels[i], self._params[i]
         converted: Array | Entries
         if isinstance(g, SparseGrad):
-            converted = g.entries(label, p)
+            converted = SparseGrad.entries(g, label, p)  # not what a subclass may make of it
         elif sparse_gradients.is_scipy_sparse(g):
             converted = sparse_gradients.scipy_entries(label, g, p)
         else:
@@ -658,12 +669,10 @@ class Optimizer:
             If `rows` or `param` do not fit; nothing has changed then.
         """
         i = self._find(param)
-        p = self._params[i]
+        p, rows = self._params[i], checks.plain_array("rows", rows)
         ids = sparse_gradients.row_indices("rows", rows, p)
-        out = np.empty(np.shape(rows) + p.shape[1:], p.dtype)
+        out = np.empty(rows.shape + p.shape[1:], p.dtype)
         with self._quiet() as plan:
-            if self.sparse == "exact":
-                plan.catch_up(i, ids)
             plan.read(i, ids, out)
         return out
 
@@ -678,7 +687,9 @@ class Optimizer:
             Row indices, ``0 <= i < len(param)``, repeated ones allowed. Default: all rows.
         """
         i = self._find(param)
-        ids = None if rows is None else sparse_gradients.row_indices("rows", rows, self._params[i])
+        ids = None
+        if rows is not None:
+            ids = sparse_gradients.row_indices("rows", checks.plain_array("rows", rows), self._params[i])
         with self._quiet() as plan:
             plan.catch_up(i, ids)
 
@@ -764,6 +775,8 @@ class Optimizer:
             if set(entry) - {"step"} != set(need) - set(late):
                 raise StateError(f"the state of {name} must have {sorted(need)}, got {sorted(set(entry) - {'step'})}")
             found = {k: checks.float_array(f"state {k!r} of {name}", entry[k], p.dtype) for k in need if k not in late}
+            if self._storage:  # which these may be views of
+                found = {k: a.copy() for k, a in found.items()}
             for k, a in found.items():
                 if a.shape != p.shape:
                     raise ShapeError(f"state {k!r} of {name} has shape {a.shape}, but the parameter has {p.shape}")

@@ -120,6 +120,7 @@ class NumpyPlan:
         self._check(i, rows)
 
     def read(self, i: int, rows: Array, out: Array) -> None:
+        """Rows of parameter i into the array `out`."""
         rows = rows.copy()
         self._check(i, rows)
         out[...] = self.params[i][rows].reshape(out.shape)

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
-from ..errors import DTypeError
+from ..errors import DTypeError, UnsupportedError
 from .base import Optimizer, by_name
 
 HUGE_PAGE = 1 << 21
@@ -23,7 +23,7 @@ class Storage:
     """Memory of records: of each row the parameter, its states, and in exact mode its last step."""
 
     def __init__(self, rows: int, width: int, dtype: np.dtype[Any], names: tuple[str, ...], exact: bool) -> None:
-        self.names = names
+        self.names, self.fresh = names, True  # fresh: all zeros
         field = width * dtype.itemsize
         self.used = field * (1 + len(names)) + LAST * exact
         self.pitch = pitch_of(self.used)
@@ -100,7 +100,9 @@ class Table:
 
     def __init__(self, rows: int, width: int, optimizer: Any, *, dtype: Any = "float32", **options: Any) -> None:
         implied: dict[str, Any] = {}
-        if isinstance(optimizer, type) and issubclass(optimizer, Optimizer):
+        if "params" in options:
+            raise UnsupportedError("a Table makes its own parameter; write into its .param")
+        if isinstance(optimizer, type) and issubclass(optimizer, Optimizer) and optimizer is not Optimizer:
             cls = optimizer
         elif isinstance(optimizer, str):
             cls, implied = by_name(optimizer)
@@ -109,7 +111,7 @@ class Table:
         n_rows, n = checks.integer(0)("rows", rows), checks.integer(1)("width", width)
         self._dtype = self._check_dtype(dtype)
         # Made once for a small array, which checks the options and tells which states they need.
-        trial = cls(np.zeros((1, n), self._dtype), **{**implied, **options})
+        trial = cls(np.zeros((1, 1), self._dtype), **{**implied, **options})
         names = cls.rule_of(trial.param_groups[0]).states
         self._storage = Storage(n_rows, n, self._dtype, names, trial.sparse == "exact")
         self.optimizer = cls.__new__(cls)
@@ -201,13 +203,15 @@ class Table:
 
     def __getstate__(self) -> dict[str, Any]:
         opt = self.optimizer
-        state_dict = opt.state_dict()  # first: it brings all rows up to date
+        with opt._quiet():
+            state_dict = opt._state_dict()  # first: it brings all rows up to date
+            param = self.param.copy()
         return {
             "class": type(opt),
             "group": opt.param_groups[0].options(),
             "arguments": (opt.defaults, opt.backend if opt.backend == "numpy" else "auto", opt.n_threads, opt.sparse),
             "state_dict": state_dict,
-            "param": self.param.copy(),
+            "param": param,
         }
 
     def __setstate__(self, s: dict[str, Any]) -> None:

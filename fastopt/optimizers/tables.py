@@ -3,6 +3,7 @@ rows it does not touch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,7 +34,7 @@ class Gap(NamedTuple):
     series: Sequence[tuple[Any, Any]] = ()  # (rate, drift)
     back: Any = 0.0
     loss: Any = None  # 1 - keep, where it is known better than by this difference
-    reach: int = 0  # steps until what is left of m moves nothing any more
+    fade: float = 0.0  # how fast the moves of an abandoned row fade: the ratio of one to the one before
 
 
 def rate_at(lr: Any, step: int) -> float:
@@ -84,7 +85,8 @@ def scalar_table(
 
 
 def gap_table(cls: type[Optimizer], o: Mapping[str, Any], narrow: Array, wide: Array, series: int) -> tuple[Array, int]:
-    """The gaps of the steps of a scalar table, a row each, and their reach; `series`: terms, where there are several.
+    """The gaps of the steps of a scalar table, a row each, and after how many steps an abandoned row's moves are below the
+    dtype's precision; `series`: terms, where there are several.
 
     Decays are those of the rounded scalars, for they are what the dense step would apply again and again.
     """
@@ -96,4 +98,5 @@ def gap_table(cls: type[Optimizer], o: Mapping[str, Any], narrow: Array, wide: A
         table = np.empty((len(wide), len(columns)))
         for k, column in enumerate(columns):
             table[:, k] = column
-    return table, gap.reach
+    bits = 30 if narrow.dtype == np.float32 else 54
+    return table, 1 + math.ceil(bits / -math.log2(gap.fade)) if gap.fade else 1

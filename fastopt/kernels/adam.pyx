@@ -101,6 +101,8 @@ cdef inline int stiff(Py_ssize_t n, const real *m, const real *v, const real *w,
     # A search that ends at the first find, so it is no loop to vectorize.
     cdef Py_ssize_t j = 0
     cdef real root
+    if h[BAR] == 0:
+        return False
     while j < n:
         root = v[j]
         if amsgrad:

@@ -386,12 +386,27 @@ cdef void move_rows(char *block, char *base, const Py_ssize_t *row, Py_ssize_t n
 
 
 cdef inline void spread(const real *scalars, int n_scalars, Py_ssize_t j, Py_ssize_t width, real *each) noexcept nogil:
-    # The scalars of the j-th row of a block, for each of its elements.
+    # The scalars of the j-th row of a block, for each of its elements. Called with constant widths: whole registers.
     cdef Py_ssize_t c
     cdef int k
+    cdef real x
     for k in range(n_scalars):
+        x = scalars[k]
         for c in range(width):
-            each[k * GATHER + j * width + c] = scalars[k]
+            each[k * GATHER + j * width + c] = x
+
+
+cdef inline void spread_row(const real *scalars, int n_scalars, Py_ssize_t j, Py_ssize_t width, real *each) noexcept nogil:
+    if width == 1:
+        spread(scalars, n_scalars, j, 1, each)
+    elif width == 4:
+        spread(scalars, n_scalars, j, 4, each)
+    elif width == 8:
+        spread(scalars, n_scalars, j, 8, each)
+    elif width == 16:
+        spread(scalars, n_scalars, j, 16, each)
+    else:
+        spread(scalars, n_scalars, j, width, each)
 
 
 cdef void catch_block(const Work *w, Worker *mine, const int32_t *since, Py_ssize_t n,
@@ -405,14 +420,9 @@ cdef void catch_block(const Work *w, Worker *mine, const int32_t *since, Py_ssiz
         scalars = catch_scalars(w, mine, since[j], block[0] + at, block[1] + at, block[2] + at, block[3] + at,
                                 block[4] + at)
         if w.itemsize == 4:
-            if w.width == 1:
-                spread(<const float *>scalars, w.n_scalars, j, 1, <float *>each)
-            else:
-                spread(<const float *>scalars, w.n_scalars, j, w.width, <float *>each)
-        elif w.width == 1:
-            spread(<const double *>scalars, w.n_scalars, j, 1, <double *>each)
+            spread_row(<const float *>scalars, w.n_scalars, j, w.width, <float *>each)
         else:
-            spread(<const double *>scalars, w.n_scalars, j, w.width, <double *>each)
+            spread_row(<const double *>scalars, w.n_scalars, j, w.width, <double *>each)
     w.catch_each(n * w.width, block[0], block[1], block[2], block[3], block[4], each)
 
 

@@ -1762,3 +1762,74 @@ def test_many_changes_of_options():
             assert_near(got, q[row], bound64(got), f"step {t}")
     exact.flush()
     assert_near(p, q, bound64(q), "in the end")
+
+
+# ------------------------------------------------------------------------------------------- found by reviewers
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_without_momentum_stand_still_however_long(dtype):
+    """The series of a very long gap is beyond the dtype; a row that never had a gradient must not notice."""
+    for betas, idle in (((0.9, 0.82), 1500), ((0.9, 0.95), 4300)):
+        rate = {"lr": 0.0}
+        p = np.ones((3, 2), dtype)
+        opt = fastopt.Adam(p, lr=0.0, betas=betas, sparse="exact")
+        one = SparseGrad(np.array([0]), np.ones((1, 2), dtype))
+        for t in range(idle + 5):
+            if t == idle:
+                opt.param_groups[0]["lr"] = 1e-3
+            opt.step(one)
+        opt.flush()
+        assert (p[1:] == 1).all(), (betas, rate, p)
+        assert np.isfinite(p).all()
+
+
+@needs_native
+def test_frequent_reading_does_not_add_up_float32_rounding():
+    """Each catch-up rounds once, like a step; a rounded factor would be wrong in the same direction every time."""
+    z, none = np.zeros((8, 4), np.float32), SparseGrad(np.array([], int), np.zeros((0, 4), np.float32))
+    for more in ({}, {"momentum": 0.8}):
+        start = (np.random.default_rng(0).standard_normal((8, 4)) + 3).astype(np.float32)
+        opts = [
+            fastopt.SGD(p, lr=0.003, weight_decay=0.02, sparse=s, **more)
+            for p, s in ((start.copy(), "exact"), (start.copy(), "lazy"), (start.astype(np.float64), "lazy"))
+        ]
+        for t in range(6000):
+            opts[0].step(none)
+            opts[1].step(z)
+            opts[2].step(z.astype(np.float64))
+            if t % 2:
+                opts[0].read(0, np.arange(8))
+        exact, dense, want = (opt.read(0, np.arange(8)) for opt in opts)
+        steps = np.abs(want) * np.sqrt(6000) * 2.0**-24  # as many roundings, each its own way
+        assert (np.abs(exact - want) <= np.maximum(2 * np.abs(dense - want).max(), steps)).all(), more
+
+
+@needs_native
+@pytest.mark.parametrize("eps", [1e-22, 1e-25, 1e-28, 1e-30, 1e-35])
+def test_a_tiny_epsilon_beside_squares_that_vanish(eps):
+    p, q = np.zeros((6, 4), np.float32), np.zeros((6, 4), np.float32)
+    exact = fastopt.Adam(p, eps=eps, sparse="exact")
+    dense = fastopt.Adam(q, eps=eps, backend="numpy")
+    g = (10.0 ** -np.arange(19, 25)[:, None] * np.array([1, -1, 0.3, 2])).astype(np.float32)
+    for t in range(80):
+        rows = np.arange(6) if t in (0, 40) else np.arange(0)
+        exact.step(SparseGrad(rows, g[rows]))
+        dense.step(g if t in (0, 40) else np.zeros_like(g))
+    exact.flush()
+    assert_near(p, q, np.maximum(1e-6, 1e-4 * np.abs(q)), f"eps={eps}")
+
+
+@needs_native
+def test_a_state_dict_that_cannot_be_taken_leaves_the_options():
+    table = fastopt.Table(10, 4, fastopt.SGD, lr=0.1)
+    other = fastopt.SGD(np.zeros((10, 4), np.float32), lr=0.5, momentum=0.9).state_dict()
+    with pytest.raises(fastopt.UnsupportedError):
+        table.optimizer.load_state_dict(other)
+    group = table.optimizer.param_groups[0]
+    assert group["momentum"] == 0
+    assert group["lr"] == 0.1
+    group["lr"] = 1.0
+    table.step(SparseGrad(np.array([3]), np.ones((1, 4), np.float32)))
+    assert (table.param[3] == -1).all()

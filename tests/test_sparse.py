@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import pickle
@@ -1236,3 +1237,52 @@ def test_offsets_that_no_32_bits_hold(elements, width, backend, rng):
                 opt.step({"w": SparseGrad(np.append(rows, bad), np.concatenate([v, v[:1]]))})
     for row, x in want.items():
         assert (-p[row] / 3).tolist() == x
+
+
+# ------------------------------------------------------------------------------------------- found by reviewers
+
+
+def test_arrays_that_lie_about_their_shape():
+    class Liar(np.memmap):
+        shape = property(lambda self: (2,))  # type: ignore[assignment]
+
+    rows = np.arange(100).view(Liar)
+    p = np.zeros((100, 8), F32)
+    assert fastopt.SGD(p).read(0, rows).shape in ((100, 8), (2, 8))
+    with contextlib.suppress(fastopt.FastoptError):
+        fastopt.SGD(p).step(SparseGrad(rows, np.ones((2, 8), F32)))
+
+    class Equal(int):
+        __eq__ = lambda self, other: True  # noqa: E731
+        __hash__ = int.__hash__
+
+    class Matrix(sp.coo_array):
+        shape = property(lambda self: (100, Equal(2**40)))
+
+    g = sp.coo_array((np.ones(1, F32), (np.array([99]), np.array([5]))), shape=(100, 8))
+    g.__class__ = Matrix
+    with pytest.raises(fastopt.ShapeError):
+        fastopt.SGD(p).step(g)
+
+
+def test_indices_whose_dtype_is_changed_by_another_thread():
+    ids, room = np.arange(64), np.zeros((3, 128, 4), F32)  # the parameter lies right behind the values
+    p = room[1]
+    opt = fastopt.SGD(p, lr=1.0)
+    stop = threading.Event()
+
+    def toggle() -> None:
+        while not stop.is_set():
+            ids.dtype = np.int32
+            ids.dtype = np.int64
+
+    thread = threading.Thread(target=toggle)
+    thread.start()
+    try:
+        for _ in range(2000):
+            with contextlib.suppress(fastopt.FastoptError):
+                opt.step(SparseGrad(ids, room[0, :64]))
+    finally:
+        stop.set()
+        thread.join()
+    assert (room == 0).all()

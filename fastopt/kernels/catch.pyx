@@ -1,6 +1,6 @@
 # Catch-up of exact sparse mode, for the rules that are linear where the gradient is zero. The scalars are those of the gap:
-# keep, back, decays..., rate, drift, less (keep is what is left of the parameter but for less). Each law has two entries from one body: scalars for a whole row, and for each element
-# (the k-th of element i at k * GATHER + i).
+# keep, back, decays..., rate, drift, less; the parameter becomes keep p + (less p + drift b). Each law has two entries from
+# one body: scalars for a whole row, and for each element (the k-th of element i at k * GATHER + i).
 
 TABLE["SERIES"] = SERIES
 

@@ -487,6 +487,7 @@ cdef class Plan:
         cdef View *v = &self.views[2 * i + 1]
         cdef Param *q = &self.param[i]
         cdef Work *w = &self.work[i]
+        cdef Py_ssize_t expected
         w.size, w.rows, w.columns, w.bags, w.scales = q.n, NULL, NULL, NULL, NULL
         if type(g) is self.ndarray and w.pitch == w.width * w.itemsize and self.get_buffer(g, i, v, PyBUF_STRIDES):
             if (self.same_layout(q, v, w.itemsize) and <uintptr_t>v.buf % w.itemsize == 0
@@ -513,8 +514,11 @@ cdef class Plan:
         PyObject_GetBuffer(values, v, PyBUF_FORMAT | PyBUF_STRIDES)
         w.g = <const char *>v.buf
         # As many values as indices, whatever happened to the caller's arrays since they were looked at.
-        if w.rows == NULL and v.len != q.n * w.itemsize or w.rows != NULL and w.bags == NULL and v.len != w.rows.n * w.itemsize * (
-                1 if w.columns != NULL else w.width):
+        if w.rows == NULL:
+            expected = q.n
+        else:
+            expected = w.rows.n * (1 if w.columns != NULL else w.width)
+        if w.bags == NULL and v.len != expected * w.itemsize:
             self.host._explain_rows(i, ids, "sum", False)
         return 0
 

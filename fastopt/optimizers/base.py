@@ -547,13 +547,14 @@ class Optimizer:
             "in several steps"
         )
 
-    def _explain_rows(self, i: int, rows: Array, duplicates: str, reading: bool) -> None:
+    def _explain_rows(self, i: int, rows: Array | None, duplicates: str, reading: bool) -> None:
         """Say what is wrong with row indices that the plan refused."""
         what = "rows" if reading else f"gradient of {self._labels[i]}.indices"
-        sparse_gradients.check_rows(what, rows, self._params[i])
-        if duplicates != "sum":
-            sparse_gradients.check_repeats(what, rows, duplicates)
-        raise IndexRangeError(f"{what} were changed by another thread during the call")
+        if rows is not None:
+            sparse_gradients.check_rows(what, rows, self._params[i])
+            if duplicates != "sum":
+                sparse_gradients.check_repeats(what, rows, duplicates)
+        raise IndexRangeError(f"{what} or the values were changed by another thread during the call")
 
     def _explain_overlap(self, label: str, low: int, high: int) -> None:
         for k, p in enumerate(self._params):

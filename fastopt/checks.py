@@ -142,13 +142,18 @@ def address(a: Array) -> int:
     return int(a.__array_interface__["data"][0])
 
 
+def writable(name: str, a: Array) -> None:
+    """Raise if `a` cannot be written to."""
+    if not a.flags.writeable:
+        raise ReadOnlyError(f"{name} is read-only; pass a writable array (a memmap needs mode 'r+')")
+
+
 def parameter(name: str, a: Any) -> Array:
     """`a`, if it can be updated in place; arrays keep their identity, so that the caller sees the updates."""
     base = float_array(name, a)
     if base.size and any(s == 0 and n > 1 for s, n in zip(base.strides, base.shape, strict=True)):
         raise OverlapError(f"{name} repeats the same memory (a broadcast view); pass a copy")
-    if not base.flags.writeable:
-        raise ReadOnlyError(f"{name} is read-only; pass a writable array (a memmap needs mode 'r+')")
+    writable(name, base)
     if not base.flags.aligned:
         raise LayoutError(f"{name} is not aligned to its {base.itemsize}-byte elements; pass a .copy() of it")
     if not (base.flags.c_contiguous or base.flags.f_contiguous):

@@ -518,7 +518,9 @@ class Optimizer:
 
     def _explain_parameter(self, i: int) -> None:
         p, label = self._params[i], self._labels[i]
-        if not self._storage:
+        if self._storage:
+            checks.writable(label, p)
+        else:
             checks.parameter(label, p)
         raise LayoutError(
             f"{label} is not the memory that it was when the optimizer was made (now shape {p.shape}, {p.dtype}): it was "

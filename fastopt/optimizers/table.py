@@ -43,7 +43,10 @@ class Storage:
             strides = (self.pitch, dtype.itemsize)[: len(shape)]
             return np.ndarray(shape, dtype, self.memory, start + at, strides)
 
-        self.param = view(0, dtype, (rows, width))
+        try:
+            self.param = view(0, dtype, (rows, width))
+        except ValueError as e:  # no rows, but too wide for an array
+            raise MemoryError(f"rows of {width} elements are more than an array can have") from e
         self.states = {name: view(field * (1 + k), dtype, (rows, width)) for k, name in enumerate(names)}
         self.last = view(self.used - LAST, np.dtype(np.int32), (rows,)) if exact else None
 
@@ -101,7 +104,7 @@ class Table:
     def __init__(self, rows: int, width: int, optimizer: Any, *, dtype: Any = "float32", **options: Any) -> None:
         implied: dict[str, Any] = {}
         if "params" in options:
-            raise UnsupportedError("a Table makes its own parameter; write into its .param")
+            raise UnsupportedError("a Table takes no params: it makes its own; write into its .param")
         if isinstance(optimizer, type) and issubclass(optimizer, Optimizer) and optimizer is not Optimizer:
             cls = optimizer
         elif isinstance(optimizer, str):
@@ -122,9 +125,9 @@ class Table:
     def _check_dtype(dtype: Any) -> np.dtype[Any]:
         try:
             found = np.dtype(dtype)
-        except TypeError:
-            found = None
-        if found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        except Exception:  # SyntaxError, too
+            found = np.dtype(object)
+        if dtype is None or found not in (np.float32, np.float64) or not found.isnative:
             raise DTypeError(f"dtype must be float32 or float64, got {dtype!r:.80}")
         return found
 

@@ -535,7 +535,7 @@ def draw(fixed: Mapping[str, Any], own: Mapping[str, Any], out: Path) -> None:
         label, style = (name + ", float32", "--") if name == DENSE else (name, "-")
         width, above = (2.2 if name == EXACT else 1.3), (3 if name == DENSE else 2)
         right.semilogy(fixed["at"], r["curve"], style, color=COLOURS[name], label=label, lw=width, zorder=above)
-    right.set(title="Same gradients: rms error of the rows read, against dense float64", xlabel="step")
+    right.set(title="Same gradients: rms error of the rows read", xlabel="step")
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

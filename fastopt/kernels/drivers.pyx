@@ -519,6 +519,7 @@ cdef class Plan:
         else:
             expected = w.rows.n * (1 if w.columns != NULL else w.width)
         if w.bags == NULL and v.len != expected * w.itemsize:
+            self.take_param(i)              # or is it the parameter that changed?
             self.host._explain_rows(i, ids, "sum", False)
         return 0
 

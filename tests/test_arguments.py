@@ -1537,13 +1537,16 @@ def test_steps_and_refusals_keep_nothing(backend):
     counts = [sys.getrefcount(x) for x in (p, t, g, strided, ids, v)]
     tracemalloc.start()
     try:
-        go()
-        gc.collect()
-        before = tracemalloc.get_traced_memory()[0]
-        for _ in range(200):
+        grown = []
+        for _ in range(3):  # Python itself grows a table now and then; what is kept at each call grows every time
             go()
-        gc.collect()
-        assert tracemalloc.get_traced_memory()[0] - before < 20_000
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(200):
+                go()
+            gc.collect()
+            grown.append(tracemalloc.get_traced_memory()[0] - before)
+        assert min(grown) < 20_000, grown
     finally:
         tracemalloc.stop()
     assert [sys.getrefcount(x) for x in (p, t, g, strided, ids, v)] == counts

@@ -1266,23 +1266,31 @@ def test_arrays_that_lie_about_their_shape():
 
 
 def test_indices_whose_dtype_is_changed_by_another_thread():
-    ids, room = np.arange(64), np.zeros((3, 128, 4), F32)  # the parameter lies right behind the values
-    p = room[1]
+    """Twice as many indices as there are values: what lies behind them must not be read."""
+    n = 64
+    ids, room, p = np.zeros(n, np.int64), np.zeros((2 * n, 4), F32), np.zeros((1000, 4), F32)
+    room[n:] = 1
     opt = fastopt.SGD(p, lr=1.0)
     stop = threading.Event()
 
     def toggle() -> None:
         while not stop.is_set():
             ids.dtype = np.int32
+            stop.is_set()  # a call, at which threads can take turns
             ids.dtype = np.int64
 
+    interval = sys.getswitchinterval()
     thread = threading.Thread(target=toggle)
+    sys.setswitchinterval(1e-6)
     thread.start()
     try:
-        for _ in range(2000):
+        for _ in range(30_000):
             with contextlib.suppress(fastopt.FastoptError):
-                opt.step(SparseGrad(ids, room[0, :64]))
+                opt.step(SparseGrad(ids, room[:n]))
+            if p[0].any():
+                break
     finally:
         stop.set()
         thread.join()
-    assert (room == 0).all()
+        sys.setswitchinterval(interval)
+    assert not p.any()

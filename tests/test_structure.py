@@ -178,15 +178,17 @@ def test_every_kernel_export_and_setting_has_its_optimizer():
         assert known in classes, f"{name!r} in SETTINGS of tests/settings.py is the name of no optimizer."
 
 
+def every_rule() -> Iterator[tuple[str, Any]]:
+    """The rules of all optimizers, each with the file that declares it."""
+    for stem in optimizer_files():
+        for cls in optimizers_in(stem):
+            for rule in cls.rules:
+                yield f"fastopt/optimizers/{stem}.py", rule
+
+
 def catches() -> dict[str, str]:
     """Every catch-up of exact sparse mode that an optimizer names, and the file that does."""
-    return {
-        rule.catch.name: f"fastopt/optimizers/{stem}.py"
-        for stem in optimizer_files()
-        for cls in optimizers_in(stem)
-        for rule in cls.rules
-        if rule.catch is not None
-    }
+    return {rule.catch.name: file for file, rule in every_rule() if rule.catch is not None}
 
 
 @needs_native
@@ -207,12 +209,7 @@ def test_every_catch_up_has_both_entries_and_every_entry_its_rule(isa, dtype):
 
 def rules() -> dict[str, str]:
     """Every span that an optimizer names, and the file that does."""
-    return {
-        rule.span: f"fastopt/optimizers/{stem}.py"
-        for stem in optimizer_files()
-        for cls in optimizers_in(stem)
-        for rule in cls.rules
-    }
+    return {rule.span: file for file, rule in every_rule()}
 
 
 @needs_native

@@ -177,13 +177,6 @@ cdef struct Clock:
     Py_ssize_t reach
 
 
-cdef struct Law:                         # of catch-up, for one dtype
-    catch_t row, each
-    stiff_t stiff
-    derive_t derive
-    int n_scalars, n_decays, n_series
-
-
 cdef struct Group:
     span_t span[2]                      # float32, float64
     Law law[2]
@@ -342,7 +335,6 @@ cdef class Plan:
             w.pitch, w.stream, w.n_streams = strides[0], record, 1
         if last:
             self.past[i].last, self.past[i].pitch, self.past[i].own = <char *>last, w.pitch, False
-            up_to_date(&self.past[i], w.n_rows)
 
     def set_taken(self, ranges):
         """Memory that gradients must not lie in: sorted pairs (first byte, byte after the last)."""
@@ -583,7 +575,7 @@ cdef class Plan:
                 if past.last == NULL:
                     raise MemoryError
                 past.own, past.pitch = True, sizeof(int32_t)
-            room_for_step(past, law.n_decays, law.n_series, law.n_series == 1, c.h_bytes if law.stiff else 0)
+            room_for_step(past, law, c.h_bytes if law.stiff else 0)
             w.reach = max(past.reach, c.reach)
             w.gap = <const double *>(c.gaps + (now - c.first) * c.gap_stride)
             self.catch_up_work(i)
@@ -592,12 +584,10 @@ cdef class Plan:
     cdef void catch_up_work(self, Py_ssize_t i) noexcept:
         # Have the work on parameter i catch up what its rows have missed.
         cdef Work *w = &self.work[i]
-        cdef Law *law = &self.group[self.param[i].group].law[w.itemsize == 8]
-        w.past = &self.past[i]
-        w.catch_row, w.catch_each, w.stiff, w.derive = law.row, law.each, law.stiff, law.derive
-        w.n_scalars = law.n_scalars
-        w.replay_span = self.group[self.param[i].group].span[w.itemsize == 8]
-        w.replay_shrink = self.ops[w.itemsize == 8][2]
+        cdef Group *r = &self.group[self.param[i].group]
+        cdef int d = w.itemsize == 8
+        w.past, w.law = &self.past[i], &r.law[d]
+        w.replay_span, w.replay_shrink = r.span[d], self.ops[d][2]
         self.tick += 1
         w.past.tick = self.tick
 
@@ -613,7 +603,7 @@ cdef class Plan:
                 widest = max(widest, w.width * w.itemsize)
                 if w.past != NULL:
                     longest = max(longest, w.past.now + 1)
-                    memory = max(memory, (w.past.now + 1) * w.n_scalars * w.itemsize)
+                    memory = max(memory, (w.past.now + 1) * w.law.n_scalars * w.itemsize)
         if threads > self.n_workers:
             grown = <Worker *>PyMem_Realloc(self.workers, threads * sizeof(Worker))
             if grown == NULL:

@@ -20,6 +20,12 @@ cdef enum:
 
 ctypedef void (*derive_t)(const double *gap, int n_series, const void *first, void *scalars) noexcept nogil
 
+cdef struct Law:            # of catch-up, for one rule and dtype
+    catch_t row, each       # with scalars for a whole row, and for each element
+    stiff_t stiff           # must a row be replayed? NULL: never
+    derive_t derive         # scalars of a gap; NULL: the gap itself
+    int n_scalars, n_decays, n_series
+
 cdef struct Past:
     Py_ssize_t now          # steps remembered; a row's last step is counted from the same origin
     Py_ssize_t room
@@ -52,15 +58,15 @@ cdef void *grown(void *old, Py_ssize_t n) except NULL:
     return new
 
 
-cdef int room_for_step(Past *q, int n_decays, int n_series, bint coupled, Py_ssize_t h_bytes) except -1:
+cdef int room_for_step(Past *q, const Law *law, Py_ssize_t h_bytes) except -1:
     # Memory for one step more, and for its outcome.
     cdef Py_ssize_t room
-    cdef int size = 3 + n_decays + 2 * n_series
+    cdef int size = 3 + law.n_decays + 2 * law.n_series
     if q.size != size or q.h_bytes != h_bytes:
         if q.now:                           # the host brings rows up to date before it changes the rule
             raise SystemError("the law of catch-up changed under way")
         forget(q)
-    q.size, q.n_decays, q.n_series, q.coupled, q.h_bytes = size, n_decays, n_series, coupled, h_bytes
+    q.size, q.n_decays, q.n_series, q.coupled, q.h_bytes = size, law.n_decays, law.n_series, law.n_series == 1, h_bytes
     if q.now + 2 > q.room:
         room = 2 * q.room if q.room else STRETCH
         q.gaps = <double *>grown(q.gaps, room * size * sizeof(double))

@@ -15,10 +15,7 @@ cdef struct Work:
     Past *past                          # NULL: nothing to catch up
     const double *gap                   # that this step leaves in other rows
     Py_ssize_t reach
-    catch_t catch_row, catch_each       # with scalars for a row, and for each element
-    stiff_t stiff                       # must a row be replayed? NULL: never
-    derive_t derive                     # scalars of a gap; NULL: the gap itself
-    int n_scalars
+    const Law *law
     span_t replay_span
     block_t replay_shrink
     Py_ssize_t start                    # elements of work before this parameter's
@@ -113,7 +110,7 @@ cdef void dense(const Work *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
 
 cdef inline Py_ssize_t first_key(const Work *w, Py_ssize_t r) noexcept nogil:
     # Of the r-th row of work, its first key.
-    return w.rows.begin[r] if w.rows != NULL and w.rows.repeated else r
+    return w.rows.begin[r] if w.rows.repeated else r
 
 
 cdef inline Py_ssize_t row_of(const Work *w, Py_ssize_t r) noexcept nogil:
@@ -126,7 +123,7 @@ cdef inline Py_ssize_t rows_of_work(const Work *w) noexcept nogil:
 
 cdef inline Py_ssize_t place_of(const Work *w, Py_ssize_t e) noexcept nogil:
     # Where key e stood among the entries of the gradient.
-    return e if w.rows == NULL else <Py_ssize_t>(w.rows.keys[e] & ((<uint64_t>1 << w.rows.shift) - 1))
+    return <Py_ssize_t>(w.rows.keys[e] & ((<uint64_t>1 << w.rows.shift) - 1))
 
 
 cdef inline void fetch(const char *at, Py_ssize_t n) noexcept nogil:
@@ -253,19 +250,19 @@ cdef void make_scalars(const Work *w, const double *gap, Py_ssize_t s, char *sca
     cdef int j
     if s < w.past.now:
         first = w.past.h + s * w.past.h_bytes + SPAN * w.itemsize
-    if w.derive != NULL:
-        w.derive(gap, w.past.n_series, first, scalars)
+    if w.law.derive != NULL:
+        w.law.derive(gap, w.past.n_series, first, scalars)
     elif w.itemsize == 4:
-        for j in range(w.n_scalars):
+        for j in range(w.law.n_scalars):
             (<float *>scalars)[j] = <float>gap[j]
     else:
-        memcpy(scalars, gap, w.n_scalars * sizeof(double))
+        memcpy(scalars, gap, w.law.n_scalars * sizeof(double))
 
 
 cdef const char *scalars_since(const Work *w, Worker *mine, Py_ssize_t s) noexcept nogil:
     # The scalars that bring a row from step s to now; each thread makes them once for all rows of the same s.
     cdef Py_ssize_t ago = w.past.now - s
-    cdef char *at = mine.scalars + ago * w.n_scalars * w.itemsize
+    cdef char *at = mine.scalars + ago * w.law.n_scalars * w.itemsize
     cdef double gap[MOST_GAP]
     if mine.stamp[ago] != w.past.tick:
         mine.stamp[ago] = w.past.tick
@@ -297,7 +294,7 @@ cdef const char *catch_scalars(const Work *w, Worker *mine, Py_ssize_t s, char *
     cdef const char *scalars = scalars_since(w, mine, s)
     cdef double gap[MOST_GAP]
     cdef int j
-    if w.stiff != NULL and w.stiff(w.width, p, s0, s1, s2, s3, scalars):
+    if w.law.stiff != NULL and w.law.stiff(w.width, p, s0, s1, s2, s3, scalars):
         s = replay(w, mine, s, p, s0, s1, s2, s3)
         gap_since(w.past, s, gap)
         for j in range(w.past.n_series):
@@ -331,8 +328,7 @@ cdef void rows(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end) no
             if last[0] != w.past.now:
                 scalars = catch_scalars(w, mine, last[0], w.p + at, state(w, 0, at), state(w, 1, at), state(w, 2, at),
                                         state(w, 3, at))
-                w.catch_row(w.width, w.p + at, state(w, 0, at), state(w, 1, at), state(w, 2, at), state(w, 3, at),
-                            scalars)
+                w.law.row(w.width, w.p + at, state(w, 0, at), state(w, 1, at), state(w, 2, at), state(w, 3, at), scalars)
             last[0] = <int32_t>w.past.now + (w.span != NULL)
         if w.span != NULL:
             update(w, w.width, w.p + at, gradient(w, r, mine.sum), state(w, 0, at), state(w, 1, at), state(w, 2, at),
@@ -420,10 +416,10 @@ cdef void catch_block(const Work *w, Worker *mine, const int32_t *since, Py_ssiz
         scalars = catch_scalars(w, mine, since[j], block[0] + at, block[1] + at, block[2] + at, block[3] + at,
                                 block[4] + at)
         if w.itemsize == 4:
-            spread_row(<const float *>scalars, w.n_scalars, j, w.width, <float *>each)
+            spread_row(<const float *>scalars, w.law.n_scalars, j, w.width, <float *>each)
         else:
-            spread_row(<const double *>scalars, w.n_scalars, j, w.width, <double *>each)
-    w.catch_each(n * w.width, block[0], block[1], block[2], block[3], block[4], each)
+            spread_row(<const double *>scalars, w.law.n_scalars, j, w.width, <double *>each)
+    w.law.each(n * w.width, block[0], block[1], block[2], block[3], block[4], each)
 
 
 cdef Py_ssize_t stale_first(const Work *w, const Py_ssize_t *ids, Py_ssize_t n, Py_ssize_t *row, Py_ssize_t *order,

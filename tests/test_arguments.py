@@ -889,9 +889,9 @@ BAD: dict[str, list[Any]] = {
 def options_of(cls: type) -> dict[str, str]:
     """The options of an optimizer, each with its kind."""
     found = {}
-    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+    for name, parameter in inspect.signature(cls).parameters.items():
         d = parameter.default
-        if name in ("self", "params", "sparse", "backend", "n_threads"):
+        if name in ("params", "preset", "sparse", "backend", "n_threads"):
             continue
         kind = {bool: "flag", str: "word", tuple: "pair"}.get(type(d), "number")
         found[name] = "fraction" if name in ("momentum", "rho", "alpha") else kind

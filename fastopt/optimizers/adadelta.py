@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from .. import checks
 from ..checks import Array
-from .base import Catch, Optimizer, Rule
+from .base import Catch, Common, Optimizer, Rule
 from .tables import SHRINK, SPAN, Gap, Scalars
 
 
@@ -31,24 +31,15 @@ class Adadelta(Optimizer):
     Parameters
     ----------
     params : array, list, dict or list of groups
-        Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
     lr : float or callable, default 1.0
-        A callable is a schedule: ``lr(step)``, where `step` counts the optimizer's completed steps from 0. It must be a pure
-        function; it is asked some steps ahead.
         The paper has no rate, which is 1.0; Keras' default is 0.001.
     rho : float in [0, 1), default 0.9
     eps : float, default 1e-6
         At least the smallest normal number of the dtype is used.
     weight_decay : float, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
-    maximize : bool, default False
-    decoupled_weight_decay : bool, default False
-        ``p *= 1 - lr * weight_decay`` before the update.
-    sparse : {"lazy", "exact"}, default "lazy"
-        What a `SparseGrad` means for the rows that it does not list: they stand still, or they become what a dense step
-        with zeros for them would have made of them, by the time they are read (`read`, `catch_up`, `flush`).
-    backend : {"auto", "native", "numpy"}, default "auto"
-    n_threads : int, optional
+    **common
+        Options of every optimizer: see `Optimizer`.
 
     Notes
     -----
@@ -65,22 +56,15 @@ class Adadelta(Optimizer):
         rho: float = 0.9,
         eps: float = 1e-6,
         weight_decay: float = 0.0,
-        *,
-        maximize: bool = False,
-        decoupled_weight_decay: bool = False,
-        sparse: str = "lazy",
-        backend: str = "auto",
-        n_threads: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
         options = dict(
             lr=lr,
             rho=rho,
             eps=eps,
             weight_decay=weight_decay,
-            maximize=maximize,
-            decoupled_weight_decay=decoupled_weight_decay,
         )
-        super().__init__(params, options, backend, n_threads, sparse)
+        super().__init__(params, options, **common)
 
     @staticmethod
     def rule(o: Mapping[str, Any]) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from .. import checks
 from ..checks import Array
-from .base import Catch, Optimizer, Rule
+from .base import Catch, Common, Optimizer, Rule
 from .tables import SHRINK, Gap, Scalars
 
 
@@ -29,10 +29,7 @@ class Adagrad(Optimizer):
     Parameters
     ----------
     params : array, list, dict or list of groups
-        Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
     lr : float or callable, default 1e-2
-        A callable is a schedule: ``lr(step)``, where `step` counts the optimizer's completed steps from 0. It must be a pure
-        function; it is asked some steps ahead.
     lr_decay : float, default 0
     weight_decay : float, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
@@ -40,14 +37,8 @@ class Adagrad(Optimizer):
     eps : float, default 1e-10
         Beside the root, as in PyTorch; Keras and optax have it inside. At least the smallest normal number of the dtype
         is used, so that 0/0 cannot arise.
-    maximize : bool, default False
-    decoupled_weight_decay : bool, default False
-        ``p *= 1 - lr * weight_decay`` before the update (`lr_decay` does not enter).
-    sparse : {"lazy", "exact"}, default "lazy"
-        What a `SparseGrad` means for the rows that it does not list: they stand still, or they become what a dense step
-        with zeros for them would have made of them, by the time they are read (`read`, `catch_up`, `flush`).
-    backend : {"auto", "native", "numpy"}, default "auto"
-    n_threads : int, optional
+    **common
+        Options of every optimizer: see `Optimizer`.
 
     Notes
     -----
@@ -69,12 +60,7 @@ class Adagrad(Optimizer):
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
-        *,
-        maximize: bool = False,
-        decoupled_weight_decay: bool = False,
-        sparse: str = "lazy",
-        backend: str = "auto",
-        n_threads: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
         options = dict(
             lr=lr,
@@ -82,10 +68,8 @@ class Adagrad(Optimizer):
             weight_decay=weight_decay,
             initial_accumulator_value=initial_accumulator_value,
             eps=eps,
-            maximize=maximize,
-            decoupled_weight_decay=decoupled_weight_decay,
         )
-        super().__init__(params, options, backend, n_threads, sparse)
+        super().__init__(params, options, **common)
 
     @staticmethod
     def start(state: str, o: Mapping[str, Any]) -> float:

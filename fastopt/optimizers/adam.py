@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from .. import checks
 from ..checks import Array
-from .base import ALL, Catch, Optimizer, Rule
+from .base import ALL, Catch, Common, Optimizer, Rule
 from .powers import powers
 from .tables import SHRINK, SPAN, Gap, Scalars
 
@@ -45,10 +45,7 @@ class Adam(Optimizer):
     Parameters
     ----------
     params : array, list, dict or list of groups
-        Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
     lr : float or callable, default 1e-3
-        A callable is a schedule: ``lr(step)``, where `step` counts the optimizer's completed steps from 0. It must be a pure
-        function; it is asked some steps ahead.
     betas : pair of floats in [0, 1), default (0.9, 0.999)
     eps : float, default 1e-8
         At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.
@@ -56,18 +53,11 @@ class Adam(Optimizer):
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     amsgrad : bool, default False
         Divide by the root of the largest v so far. As in PyTorch, the maximum is over v before bias correction.
-    maximize : bool, default False
     eps_form : {"outside", "hat"}, default "outside"
         Where epsilon sits: as above (PyTorch, the paper's algorithm 1), or beside the uncorrected root,
         :math:`\eta \sqrt{1-\beta_2^t}/(1-\beta_1^t) \cdot m/(\sqrt{v}+\hat\epsilon)` (Keras, PyTorch's SparseAdam).
-    decoupled_weight_decay : bool, default False
-        ``p *= 1 - lr * weight_decay`` before the update, as `AdamW` does.
-    sparse : {"lazy", "exact"}, default "lazy"
-        What a `SparseGrad` means for the rows that it does not list: they stand still, or they become what a dense step
-        with zeros for them would have made of them, by the time they are read (`read`, `catch_up`, `flush`).
-    backend : {"auto", "native", "numpy"}, default "auto"
-    n_threads : int, optional
-        Default: `fastopt.get_num_threads()`.
+    **common
+        Options of every optimizer: see `Optimizer`.
 
     Notes
     -----
@@ -91,6 +81,11 @@ class Adam(Optimizer):
         ),
     )
 
+    presets = {
+        "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "decoupled_weight_decay": True},
+        "paper": {},
+    }
+
     def __init__(
         self,
         params: Any,
@@ -100,12 +95,8 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
-        maximize: bool = False,
         eps_form: str = "outside",
-        decoupled_weight_decay: bool = False,
-        sparse: str = "lazy",
-        backend: str = "auto",
-        n_threads: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
         options = dict(
             lr=lr,
@@ -113,11 +104,9 @@ class Adam(Optimizer):
             eps=eps,
             weight_decay=weight_decay,
             amsgrad=amsgrad,
-            maximize=maximize,
             eps_form=eps_form,
-            decoupled_weight_decay=decoupled_weight_decay,
         )
-        super().__init__(params, options, backend, n_threads, sparse)
+        super().__init__(params, options, **common)
 
     @staticmethod
     def rule(o: Mapping[str, Any]) -> str:
@@ -168,13 +157,19 @@ class AdamW(Adam):
     Parameters
     ----------
     weight_decay : float, default 1e-2
-    params, lr, betas, eps, amsgrad, maximize, eps_form, sparse, backend, n_threads
-        As in `Adam`.
+    params, lr, betas, eps, amsgrad, eps_form, **common
+        As in `Adam`; the decay is always decoupled.
 
     Notes
     -----
     As in PyTorch the decay is multiplied by the rate; the paper multiplies it by the schedule's factor alone.
     """
+
+    fixed = {"decoupled_weight_decay": True}
+    presets = {
+        "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "weight_decay": 4e-3},
+        "paper": {},
+    }
 
     def __init__(
         self,
@@ -185,11 +180,8 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
         *,
-        maximize: bool = False,
         eps_form: str = "outside",
-        sparse: str = "lazy",
-        backend: str = "auto",
-        n_threads: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
         super().__init__(
             params,
@@ -198,10 +190,6 @@ class AdamW(Adam):
             eps,
             weight_decay,
             amsgrad,
-            maximize=maximize,
             eps_form=eps_form,
-            decoupled_weight_decay=True,
-            sparse=sparse,
-            backend=backend,
-            n_threads=n_threads,
+            **common,
         )

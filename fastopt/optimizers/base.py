@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 
@@ -67,6 +67,7 @@ class Catch:
 
 
 ALL = -1
+OF_BLOCKS = ("maximize", "decoupled_weight_decay")  # options that every group has
 
 
 class ParamGroup(dict[str, Any]):
@@ -120,16 +121,75 @@ class ParamGroup(dict[str, Any]):
         return dict, (dict(self),)
 
 
-class Optimizer:
+class Common(TypedDict, total=False):
+    """The keywords that every optimizer takes beside its own; `Optimizer` says what they mean."""
+
+    maximize: bool
+    decoupled_weight_decay: bool
+    preset: str | None
+    sparse: str
+    backend: str
+    n_threads: int | None
+
+
+class Constructor(type):
+    """What happens to the arguments of an optimizer before its constructor sees them: presets, names of options."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*args, **cls.complete(kwargs, len(args)))
+
+    def complete(cls, options: Mapping[str, Any], positional: int = 1) -> dict[str, Any]:
+        """`options` with those of their preset that are not given, be it by name or among the `positional` arguments."""
+        known = list(inspect.signature(cls).parameters)
+        for word in options:
+            if word not in known:
+                names = [n for n in known if n != "params"]
+                raise UnsupportedError(f"{cls.__name__} has no option {word!r}.{did_you_mean(word, names)}")
+        preset = options.get("preset")
+        chosen = {} if preset is None else cls.preset_options(preset)  # type: ignore[attr-defined]
+        return {**{k: v for k, v in chosen.items() if k not in known[:positional]}, **options}
+
+
+class Optimizer(metaclass=Constructor):
     """Base class of the optimizers; see the classes derived from it.
 
-    A derived class declares `options`, `rules`, `rule`, `scalars` and `settled`, and nothing else.
+    Parameters
+    ----------
+    params : array, list, dict or list of groups
+        Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
+    maximize : bool, default False
+    decoupled_weight_decay : bool, default False
+        ``p *= 1 - lr * weight_decay`` before the update, instead of ``g += weight_decay * p``. Not offered by optimizers
+        that have a decay of their own.
+    preset : {"torch", "keras", "paper"}, optional
+        Defaults of that library or of the paper, for those options that are not given, with its numerics where they differ.
+        Without it, and with "torch": PyTorch's, or the authors' code where PyTorch has none.
+    sparse : {"lazy", "exact"}, default "lazy"
+        What a `SparseGrad` means for the rows that it does not list: they stand still, or they become what a dense step
+        with zeros for them would have made of them, by the time they are read (`read`, `catch_up`, `flush`).
+    backend : {"auto", "native", "numpy"}, default "auto"
+    n_threads : int, optional
+        Default: `fastopt.get_num_threads()`.
+
+    Notes
+    -----
+    `lr`, which every optimizer has, is a number or a callable. A callable is a schedule: ``lr(step)``, where `step` counts the
+    optimizer's completed steps from 0. It must be a pure function; it is asked some steps ahead.
+
+    A derived class declares `options`, `rules`, `rule`, `scalars` and `settled`; and where they apply, `presets`, `start`,
+    `gap` and the few other hooks below.
     """
 
     #: check of each option beyond those of `COMMON`
     options: ClassVar[dict[str, Check]] = {}
     #: the spans that the options choose among
     rules: ClassVar[tuple[Rule, ...]] = ()
+    #: options whose values are the class's own and cannot be given
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    #: defaults that differ under a preset; "torch" is what the signature says
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    #: whether weight decay is the span's own affair, and not that of the block operations
+    owns_decay: ClassVar[bool] = False
     #: states that do not exist before the first step that uses them (torch's momentum buffer)
     born_late: ClassVar[frozenset[str]] = frozenset()
 
@@ -148,25 +208,28 @@ class Optimizer:
 
     def __init_subclass__(cls) -> None:
         Optimizer.known.setdefault(cls.__name__.lower(), cls)
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        known = inspect.signature(cls.__init__).parameters
-        for word in kwargs:
-            if word not in known:
-                names = [n for n in known if n not in ("self", "params")]
-                raise UnsupportedError(f"{cls.__name__} has no option {word!r}.{did_you_mean(word, names)}")
-        return super().__new__(cls)
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:  # say what they are
+            common = inspect.signature(Optimizer.__init__).parameters.values()
+            without = {p.name for p in own} | set(cls.fixed) | ({"decoupled_weight_decay"} if cls.owns_decay else set())
+            more = [p for p in common if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in without]
+            cls.__signature__ = inspect.Signature([*own[:-1], *more])  # type: ignore[attr-defined]
 
     def __init__(
         self,
         params: Any,
         options: dict[str, Any],
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+        preset: str | None = None,
+        sparse: str = "lazy",
         backend: str = "auto",
         n_threads: int | None = None,
-        sparse: str = "lazy",
     ) -> None:
+        common = {"maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay}
         self.sparse = checks.one_of("lazy", "exact")("sparse", sparse)
-        self.defaults = self._checked(options)
+        self.defaults = self._checked({**common, **options, **self.fixed})
         self.n_threads = None if n_threads is None else checks.integer(1, kernels.threads.LIMIT)("n_threads", n_threads)
         self.backend = choose_backend(backend)
         self.param_groups: list[ParamGroup] = []
@@ -224,7 +287,7 @@ class Optimizer:
     @classmethod
     def why_not_exact(cls, o: Mapping[str, Any]) -> str:
         """Why the options `o` have no exact sparse mode, and what to do instead; empty where they have one."""
-        if o["weight_decay"] != 0 and not o["decoupled_weight_decay"]:
+        if not cls.owns_decay and o.get("weight_decay", 0.0) != 0 and not o["decoupled_weight_decay"]:
             return (
                 "coupled weight_decay feeds the second moments of untouched rows, which has no closed form; use "
                 "decoupled_weight_decay=True, weight_decay=0 or sparse='lazy'"
@@ -235,7 +298,7 @@ class Optimizer:
 
     @classmethod
     def _check_options(cls, options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-        known = {**cls.COMMON, **cls.options}
+        known = cls._known_options()
         for name in options:
             if name not in known:
                 raise UnsupportedError(f"{where}{cls.__name__} has no option {name!r}.{did_you_mean(name, known)}")
@@ -247,20 +310,37 @@ class Optimizer:
         """Options checked, also for the sparse mode of this optimizer."""
         checked = self._check_options(options, where)
         if self.sparse == "exact":
-            full = {"decoupled_weight_decay": False, **checked}
-            if self.rule_of(full).catch is None:
+            if self.rule_of(checked).catch is None:
                 raise UnsupportedError(f"{where}{type(self).__name__} has no exact sparse mode; use sparse='lazy'")
-            if why := self.why_not_exact(full):
+            if why := self.why_not_exact(checked):
                 raise UnsupportedError(f"{where}sparse='exact' of {type(self).__name__}: {why}")
         return checked
 
     @classmethod
+    def preset_options(cls, preset: Any) -> Mapping[str, Any]:
+        """What a preset says in place of the signature's defaults."""
+        known = dict.fromkeys(["torch", *cls.presets])
+        if preset not in ("torch", "keras", "paper"):
+            raise HyperParameterError(f"preset must be one of 'torch', 'keras', 'paper', got {preset!r}")
+        if preset not in known:
+            raise UnsupportedError(
+                f"{cls.__name__} has no preset {preset!r}, only {', '.join(map(repr, known))}; give the options themselves"
+            )
+        return cls.presets.get(preset, {})
+
+    @classmethod
     def fill_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """`options` checked, and those left out with their defaults: what a group of this optimizer would have."""
+        signature = inspect.signature(cls).parameters
+        defaults = {k: signature[k].default for k in cls._known_options() if k in signature}
+        return cls._check_options({**defaults, **cls.fixed, **options})
+
+    @classmethod
+    def _known_options(cls) -> dict[str, Check]:
+        """The check of each option that a group of this optimizer can have."""
+        signature = inspect.signature(cls).parameters
         known = {**cls.COMMON, **cls.options}
-        signature = inspect.signature(cls.__init__).parameters
-        defaults = {k: signature[k].default for k in known if k in signature}
-        return cls._check_options({"decoupled_weight_decay": False, **defaults, **options})
+        return {k: check for k, check in known.items() if k in signature or k in cls.fixed or k in OF_BLOCKS}
 
     @classmethod
     def rule_of(cls, o: Mapping[str, Any]) -> Rule:
@@ -417,7 +497,8 @@ class Optimizer:
         """Tell the plan what the options decide: spans, block operations; and that its scalars are void."""
         for q, group in enumerate(self.param_groups):
             rule = self.rule_of(group)
-            decay, decoupled = group["weight_decay"] != 0, group["decoupled_weight_decay"]
+            decay = not self.owns_decay and group.get("weight_decay", 0.0) != 0
+            decoupled = group["decoupled_weight_decay"]
             plan.set_group(
                 q,
                 rule.span,
@@ -426,7 +507,7 @@ class Optimizer:
                 decay and not decoupled,
                 decay and decoupled,
                 kernels.table,
-                self._law(rule.catch, decay),
+                self._law(rule.catch, group.get("weight_decay", 0.0) != 0),
             )
         plan.forget_scalars()
 
@@ -814,8 +895,14 @@ class Optimizer:
             "names": self._names,
             "single": self._single,
             "state_dict": state_dict,
-            "defaults": self.defaults,
-            "backend": self.backend,
+            "arguments": self._arguments(),
+        }
+
+    def _arguments(self) -> dict[str, Any]:
+        """What the base class's constructor was called with, the parameters aside; for copies, perhaps elsewhere."""
+        return {
+            "options": self.defaults,
+            "backend": "numpy" if self.backend == "numpy" else "auto",
             "n_threads": self.n_threads,
             "sparse": self.sparse,
         }
@@ -825,8 +912,7 @@ class Optimizer:
         if s["names"] is not None:
             names = iter(s["names"])
             groups = [{**g, "params": {next(names): a for a in g["params"]}} for g in groups]
-        backend = "numpy" if s["backend"] == "numpy" else "auto"
-        Optimizer.__init__(self, groups, s["defaults"], backend, s["n_threads"], s["sparse"])
+        Optimizer.__init__(self, groups, **s["arguments"])
         if s["single"]:
             self._single = True
         self.load_state_dict(s["state_dict"])

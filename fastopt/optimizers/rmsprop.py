@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from .. import checks
 from ..checks import Array
-from .base import Catch, Optimizer, Rule
+from .base import Catch, Common, Optimizer, Rule
 from .tables import SHRINK, SPAN, Gap, Scalars
 
 
@@ -58,10 +58,7 @@ class RMSprop(Optimizer):
     Parameters
     ----------
     params : array, list, dict or list of groups
-        Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
     lr : float or callable, default 1e-2
-        A callable is a schedule: ``lr(step)``, where `step` counts the optimizer's completed steps from 0. It must be a pure
-        function; it is asked some steps ahead.
     alpha : float in [0, 1), default 0.99
     eps : float, default 1e-8
         Beside the root, as in PyTorch; Keras and TensorFlow have it inside. At least the smallest normal number of the
@@ -71,14 +68,8 @@ class RMSprop(Optimizer):
     momentum : float in [0, 1), default 0
     centered : bool, default False
         PyTorch can take the root of a negative number here and give NaN.
-    maximize : bool, default False
-    decoupled_weight_decay : bool, default False
-        ``p *= 1 - lr * weight_decay`` before the update.
-    sparse : {"lazy", "exact"}, default "lazy"
-        What a `SparseGrad` means for the rows that it does not list: they stand still, or they become what a dense step
-        with zeros for them would have made of them, by the time they are read (`read`, `catch_up`, `flush`).
-    backend : {"auto", "native", "numpy"}, default "auto"
-    n_threads : int, optional
+    **common
+        Options of every optimizer: see `Optimizer`.
 
     Notes
     -----
@@ -112,12 +103,7 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         centered: bool = False,
-        *,
-        maximize: bool = False,
-        decoupled_weight_decay: bool = False,
-        sparse: str = "lazy",
-        backend: str = "auto",
-        n_threads: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
         options = dict(
             lr=lr,
@@ -126,10 +112,8 @@ class RMSprop(Optimizer):
             weight_decay=weight_decay,
             momentum=momentum,
             centered=centered,
-            maximize=maximize,
-            decoupled_weight_decay=decoupled_weight_decay,
         )
-        super().__init__(params, options, backend, n_threads, sparse)
+        super().__init__(params, options, **common)
 
     @staticmethod
     def rule(o: Mapping[str, Any]) -> str:

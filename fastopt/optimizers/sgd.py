@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from .. import checks
 from ..checks import Array
 from ..errors import HyperParameterError
-from .base import Catch, Optimizer, Rule
+from .base import Catch, Common, Optimizer, Rule
 from .tables import COUPLE, SHRINK, SPAN, Gap, Scalars
 
 
@@ -40,10 +40,7 @@ class SGD(Optimizer):
     Parameters
     ----------
     params : array, list, dict or list of groups
-        Parameters of float32 or float64, C- or Fortran-contiguous; updated in place.
     lr : float or callable, default 1e-3
-        A callable is a schedule: ``lr(step)``, where `step` counts the optimizer's completed steps from 0. It must be a pure
-        function; it is asked some steps ahead.
     momentum : float in [0, 1), default 0
         Without momentum there is no state.
     dampening : float in [0, 1], default 0
@@ -52,14 +49,8 @@ class SGD(Optimizer):
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     nesterov : bool, default False
         Needs momentum and no dampening. The form of Sutskever et al. (2013), where p is the point looked ahead to.
-    maximize : bool, default False
-    decoupled_weight_decay : bool, default False
-        ``p *= 1 - lr * weight_decay`` before the update.
-    sparse : {"lazy", "exact"}, default "lazy"
-        What a `SparseGrad` means for the rows that it does not list: they stand still, or they become what a dense step
-        with zeros for them would have made of them, by the time they are read (`read`, `catch_up`, `flush`).
-    backend : {"auto", "native", "numpy"}, default "auto"
-    n_threads : int, optional
+    **common
+        Options of every optimizer: see `Optimizer`.
 
     Notes
     -----
@@ -87,12 +78,7 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
-        *,
-        maximize: bool = False,
-        decoupled_weight_decay: bool = False,
-        sparse: str = "lazy",
-        backend: str = "auto",
-        n_threads: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
         options = dict(
             lr=lr,
@@ -100,10 +86,8 @@ class SGD(Optimizer):
             dampening=dampening,
             weight_decay=weight_decay,
             nesterov=nesterov,
-            maximize=maximize,
-            decoupled_weight_decay=decoupled_weight_decay,
         )
-        super().__init__(params, options, backend, n_threads, sparse)
+        super().__init__(params, options, **common)
 
     @classmethod
     def check_together(cls, o: Mapping[str, Any]) -> None:

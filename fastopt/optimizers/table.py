@@ -114,12 +114,13 @@ class Table:
         n_rows, n = checks.integer(0)("rows", rows), checks.integer(1)("width", width)
         self._dtype = self._check_dtype(dtype)
         # Made once for a small array, which checks the options and tells which states they need.
-        trial = cls(np.zeros((1, 1), self._dtype), **{**implied, **options})
+        options = cls.complete({**implied, **options})
+        trial = cls(np.zeros((1, 1), self._dtype), **options)
         names = cls.rule_of(trial.param_groups[0]).states
         self._storage = Storage(n_rows, n, self._dtype, names, trial.sparse == "exact")
         self.optimizer = cls.__new__(cls)
         self.optimizer._storage = self._storage
-        self.optimizer.__init__(self._storage.param, **{**implied, **options})
+        cls.__init__(self.optimizer, self._storage.param, **options)
 
     @staticmethod
     def _check_dtype(dtype: Any) -> np.dtype[Any]:
@@ -212,19 +213,19 @@ class Table:
         return {
             "class": type(opt),
             "group": opt.param_groups[0].options(),
-            "arguments": (opt.defaults, opt.backend if opt.backend == "numpy" else "auto", opt.n_threads, opt.sparse),
+            "arguments": opt._arguments(),
             "state_dict": state_dict,
             "param": param,
         }
 
     def __setstate__(self, s: dict[str, Any]) -> None:
-        cls, param, exact = s["class"], s["param"], s["arguments"][-1] == "exact"
+        cls, param, exact = s["class"], s["param"], s["arguments"]["sparse"] == "exact"
         rows, width = param.shape
         self._dtype = param.dtype
         self._storage = Storage(rows, width, self._dtype, cls.rule_of(s["group"]).states, exact)
         self.param[...] = param
         self.optimizer = cls.__new__(cls)
         self.optimizer._storage = self._storage
-        Optimizer.__init__(self.optimizer, [{"params": self.param, **s["group"]}], *s["arguments"])
+        Optimizer.__init__(self.optimizer, [{"params": self.param, **s["group"]}], **s["arguments"])
         self.optimizer._single = True
         self.optimizer.load_state_dict(s["state_dict"])

@@ -19,13 +19,17 @@ from .errors import ReadOnlyError as ReadOnlyError
 from .errors import ShapeError as ShapeError
 from .errors import StateError as StateError
 from .errors import UnsupportedError as UnsupportedError
+from .optimizers.adafactor import Adafactor as Adafactor
 from .optimizers.adadelta import Adadelta as Adadelta
 from .optimizers.adagrad import Adagrad as Adagrad
 from .optimizers.adam import Adam as Adam
 from .optimizers.adam import AdamW as AdamW
 from .optimizers.base import Optimizer as Optimizer
+from .optimizers.muon import Muon as Muon
 from .optimizers.rmsprop import RMSprop as RMSprop
+from .optimizers.rowwise_adagrad import RowwiseAdagrad as RowwiseAdagrad
 from .optimizers.sgd import SGD as SGD
+from .optimizers.sm3 import SM3 as SM3
 from .optimizers.table import Table as Table
 from .sparse import SparseGrad as SparseGrad
 from .version import __version__ as __version__

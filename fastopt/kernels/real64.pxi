@@ -4,6 +4,8 @@ ctypedef double real
 cdef extern from "fo_real.h" nogil:
     ctypedef double *rw "fo_rw64"
     ctypedef const double *ro "fo_ro64"
+    ctypedef double *rwd "fo_rw64"
+    ctypedef const double *rod "fo_ro64"
     real sqrt "fo_sqrt64"(real x)
     double sqrt64 "fo_sqrt64"(double x)
     const double TINY "FO_TINY64", TOLERANCE "FO_TOLERANCE64", BAR_MOST "FO_BAR_MOST64"
@@ -14,3 +16,5 @@ cdef extern from "fo_memory.h" nogil:
 
 cdef enum:
     SERIES = 9      # terms that exact catch-up keeps of a series; the last one tells the error of the others
+    SUMMED = 1024   # elements of a row whose sum is taken in lanes
+    STACKED = 64    # rows whose sum is taken from top to bottom

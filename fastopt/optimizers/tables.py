@@ -76,7 +76,8 @@ def scalar_table(
         o = {**o, "lr": rates(o["lr"], int(t[0]) - 1 if first is None else first, len(t))}
         t = t[: len(o["lr"])]
     with np.errstate(all="ignore"):  # the caller looks at the result
-        own = cls.scalars(t, {**o, "tiny": float(np.finfo(dtype).tiny)}, born)
+        info = np.finfo(dtype)
+        own = cls.scalars(t, {**o, "tiny": float(info.tiny), "ulp": float(info.eps)}, born)
         decay = 0.0 if cls.owns_decay else o.get("weight_decay", 0.0)
         columns = (decay, 1.0 - o["lr"] * decay, *own)
         wide = np.empty((len(t), len(columns)))

@@ -236,7 +236,8 @@ def _train(args: argparse.Namespace) -> int:
     if args.plot and os.path.splitext(args.plot)[1] not in (".png", ".pdf", ".svg"):
         raise HyperParameterError(f"--plot {args.plot} must end in .png, .pdf or .svg")
     classify = args.loss in CLASSIFIER_LOSSES
-    names = sorted({*Optimizer.known, *ALIASES}) if args.optimizer == "all" else args.optimizer.split(",")
+    every = {*(name for name, cls in Optimizer.known.items() if cls.by_element), *ALIASES}
+    names = sorted(every) if args.optimizer == "all" else args.optimizer.split(",")
     start = time.perf_counter()
     X, y, hasher = _read(args, classify)
     read = time.perf_counter() - start

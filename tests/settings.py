@@ -27,7 +27,21 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"amsgrad": True, "eps_form": "hat", "weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
     "adamw": [{}, {"amsgrad": True, "maximize": True, "eps_form": "hat"}],
+    "rowwiseadagrad": [{}, {"initial_accumulator_value": 0.5, "eps": 0.0}],
+    "sm3": [{}, {"momentum": 0.9}, {"eps": 0.0}],
+    "adafactor": [
+        {},
+        {"beta2_decay": -0.5, "d": 2.0, "eps": (0.0, 0.0)},
+        {"eps_form": "inside", "eps": (1e-30, 1e-3)},
+    ],
+    "muon": [
+        {},
+        {"nesterov": False, "momentum": 0.0, "eps": 0.0, "weight_decay": 0.0},
+        {"adjust_lr_fn": "match_rms_adamw", "ns_steps": 3, "ns_coefficients": (1.5, -0.5, 0.0)},
+    ],
 }
+#: Those that take matrices alone; tests/test_whole.py has them.
+MATRICES = {"muon"}
 #: What the block operations add, tried with every setting.
 BLOCKS: list[dict[str, Any]] = [
     {},
@@ -38,17 +52,20 @@ BLOCKS: list[dict[str, Any]] = [
 ]
 
 
-def cases(blocks: bool = True) -> list[tuple[str, dict[str, Any]]]:
-    """Every optimizer with every setting, and with every block operation."""
+def cases(blocks: bool = True, whole: bool = True) -> list[tuple[str, dict[str, Any]]]:
+    """Every optimizer of parameters of any shape with every setting, and with every block operation; `whole`: also those
+    that look at more than one element."""
     found = []
     for name, settings in SETTINGS.items():
+        if name in MATRICES:
+            continue
         cls = fastopt.Optimizer.known[name]
         for setting in settings:
             for block in BLOCKS if blocks else [{}]:
                 both = {**block, **setting}
-                if name == "adamw":
+                if name == "adamw" or cls.owns_decay:
                     both.pop("decoupled_weight_decay", None)
-                if (cls.__name__.lower(), both) not in found:
+                if (name, both) not in found and (whole or cls.by_element):
                     found.append((name, both))
     return found
 

@@ -86,6 +86,9 @@ def test_dense_equals_reference(case, problem, forced, use_build):
     name, options = case
     start, steps = problem
     cls = fastopt.Optimizer.known[name]
+    if not cls.by_element:  # no spans, whose heads and tails depend on where they lie, and many passes for each array
+        some = slice(None, None, 29)
+        start, steps = [*start[some], *start[-10:]], [[*grads[some], *grads[-10:]] for grads in steps[:4]]
     opts, owned = {}, {}
 
     def build(key: object, **kw: object) -> None:
@@ -112,13 +115,13 @@ def test_dense_equals_reference(case, problem, forced, use_build):
     want = opts.pop("reference").state_dict()
     for key, opt in opts.items():
         got = opt.state_dict()
-        assert got["step"] == want["step"] == STEPS
+        assert got["step"] == want["step"] == len(steps)
         for i, p in enumerate(owned[key]):
             assert_bits(p, owned["reference"][i], f"{key} parameter {i} of {p.size}")
             assert got["state"][i].keys() == want["state"][i].keys()
             for state, a in got["state"][i].items():
                 if state == "step":
-                    assert a == want["state"][i]["step"] == STEPS
+                    assert a == want["state"][i]["step"] == len(steps)
                 else:
                     assert_bits(a, want["state"][i][state], f"{key} {state} {i} of {p.size}")
 

@@ -917,6 +917,9 @@ EDITS: dict[str, list[dict[str, Any]]] = {
     ],
     "adam": [{"amsgrad": True}, {"betas": (0.5, 0.75)}, {"eps_form": "hat"}, {"amsgrad": False}, {"betas": (0.0, 0.0)}],
     "adamw": [{"amsgrad": True}, {"weight_decay": 0.0}, {"decoupled_weight_decay": False, "weight_decay": 0.5}],
+    "rowwiseadagrad": [{"eps": 0.0}, {"eps": 1e-3}],
+    "sm3": [{"momentum": 0.9}, {"eps": 1e-3}, {"momentum": 0.0}, {"momentum": 0.5}],
+    "adafactor": [{"eps_form": "inside", "eps": (1e-30, 1e-2)}, {"d": 2.0, "beta2_decay": -0.5}],
 }
 
 
@@ -968,6 +971,9 @@ SPACE: dict[str, dict[str, list[Any]]] = {
     "rmsprop": {"alpha": [0.0, 0.9], "centered": [False, True], "momentum": [0.0, 0.9], "eps": [0.0, 1e-8]},
     "adam": {"betas": [(0.9, 0.999), (0.0, 0.0), (0.5, 0.9)], "amsgrad": [False, True], "eps_form": ["outside", "hat"]},
     "adamw": {"betas": [(0.9, 0.999), (0.5, 0.5)], "amsgrad": [False, True]},
+    "rowwiseadagrad": {"eps": [0.0, 1e-8]},
+    "sm3": {"momentum": [0.0, 0.9], "eps": [0.0, 1e-8]},
+    "adafactor": {"eps": [(None, 1e-3), (0.0, 0.0)], "eps_form": ["outside", "inside"], "beta2_decay": [0.0, -0.8]},
 }
 ANY: dict[str, list[Any]] = {
     "lr": [0.0, 1e-3, 1.0],

@@ -97,7 +97,11 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
 
     def _check_parameters(self) -> None:
         checks.one_of(*self._losses)("loss", self.loss)
-        by_name(self.optimizer)
+        if not by_name(self.optimizer)[0].by_element:
+            raise UnsupportedError(
+                f"optimizer={self.optimizer!r} looks at whole rows or matrices, and a linear model is trained weight by "
+                "weight; use 'adagrad', 'adam' or another optimizer of single elements"
+            )
         checks.non_negative("lr", self.lr)
         checks.integer(1)("epochs", self.epochs)
         checks.non_negative("l2", self.l2)

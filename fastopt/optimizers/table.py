@@ -111,6 +111,11 @@ class Table:
             cls, implied = by_name(optimizer)
         else:
             raise DTypeError(f"optimizer must be an Optimizer class or its name, got {optimizer!r:.80}")
+        if not cls.by_element:
+            raise UnsupportedError(
+                f"{cls.__name__} looks at whole rows or matrices, and its states have other shapes than the records of a "
+                f"Table have room for; make an array, and {cls.__name__} for it"
+            )
         n_rows, n = checks.integer(0)("rows", rows), checks.integer(1)("width", width)
         self._dtype = self._check_dtype(dtype)
         # Made once for a small array, which checks the options and tells which states they need.

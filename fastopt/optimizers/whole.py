@@ -29,7 +29,9 @@ class Runner:
     """Runs passes: compiled, where there is a table of addresses, else in NumPy."""
 
     def __init__(self, table: Mapping[str, Any] | None, n_threads: int) -> None:
-        self.table, self.n_threads = table, n_threads
+        # By type code: the name of a dtype is composed anew at each request.
+        self.table = None if table is None else {np.dtype(name).char: at for name, at in table.items()}
+        self.n_threads = n_threads
 
     def __call__(
         self, one: Pass, items: int, sizes: tuple[int, ...], arrays: tuple[Array, ...], h: Array | None = None
@@ -39,7 +41,7 @@ class Runner:
         if self.table is None:
             one.reference(*arrays, *([] if h is None else [h]))
         elif items:
-            address = self.table[first.dtype.name][one.name]
+            address = self.table[first.dtype.char][one.name]
             kernels.drivers.sweep(address, items, first.size, sizes, arrays, h, self.n_threads)
 
 

@@ -19,8 +19,8 @@ from .errors import ReadOnlyError as ReadOnlyError
 from .errors import ShapeError as ShapeError
 from .errors import StateError as StateError
 from .errors import UnsupportedError as UnsupportedError
-from .optimizers.adafactor import Adafactor as Adafactor
 from .optimizers.adadelta import Adadelta as Adadelta
+from .optimizers.adafactor import Adafactor as Adafactor
 from .optimizers.adagrad import Adagrad as Adagrad
 from .optimizers.adam import Adam as Adam
 from .optimizers.adam import AdamW as AdamW

@@ -247,9 +247,7 @@ def test_muon_acts_on_singular_values_alone(nesterov, backend, rng):
     for shape in [(6, 4), (4, 6), (5, 5), (1, 7), (40, 1)]:
         p = rng.standard_normal(shape)
         x, m = p.copy(), np.zeros(shape)
-        opt = fastopt.Muon(
-            p, lr=0.1, momentum=0.8, nesterov=nesterov, adjust_lr_fn="match_rms_adamw", backend=backend
-        )
+        opt = fastopt.Muon(p, lr=0.1, momentum=0.8, nesterov=nesterov, adjust_lr_fn="match_rms_adamw", backend=backend)
         for _ in range(4):
             g = rng.standard_normal(shape)
             opt.step(g)

@@ -1,5 +1,7 @@
 # Adafactor (Shazeer and Stern 2018). A parameter of more than two dimensions is a number of matrices.
 
+from libc.string cimport memset
+
 cdef inline void add_squares(Py_ssize_t n, rwd out, ro x) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):

@@ -6,7 +6,7 @@
 # folded 8, 4, 2, 1. Down the columns, sums are taken of STACKED rows from top to bottom. The sums of blocks are then
 # added in their order (`fold_sums`). The maximum needs no order; one NaN makes it NaN.
 
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 cdef inline Py_ssize_t blocks_of(Py_ssize_t count, Py_ssize_t size) noexcept nogil:
     return (count + size - 1) // size

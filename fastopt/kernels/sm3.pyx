@@ -3,6 +3,8 @@
 # the largest moment of each row in each tile, of shape (tiles along a row, rows), of each column, of shape (tiles down a
 # column, columns); momentum. h: what decay leaves, lr, eps; momentum, 1 - momentum.
 
+from libc.string cimport memset
+
 cdef inline real smaller(real a, real b) noexcept nogil:
     return a if (a < b) | (a != a) else b
 

@@ -12,9 +12,9 @@ from .. import checks
 from ..checks import Array
 from ..errors import HyperParameterError
 from .base import Common, Optimizer, Rule
-from .reductions import STACKED, SUMMED, block_sums, blocks_of, lanes_sum, stacked_sums
+from .reductions import STACKED, SUMMED, block_sums, blocks_of, stacked_sums
 from .tables import Scalars
-from .whole import SQUARE_BLOCKS, Pass, Runner, States, WholePlan, folded, row_sums, sum_of_squares
+from .whole import Pass, Runner, States, WholePlan, folded, row_sums, sum_of_squares
 
 
 def _squares(g: Array, row: Array, column: Array) -> None:

@@ -126,7 +126,8 @@ class SM3(Optimizer):
 
     @classmethod
     def state_shapes(cls, shape: tuple[int, ...], o: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        found = {f"accumulator_{k}": (n,) for k, n in enumerate(shape)} if shape else {"accumulator_0": shape}
+        found: dict[str, tuple[int, ...]] = {f"accumulator_{k}": (n,) for k, n in enumerate(shape)}
+        found = found or {"accumulator_0": shape}
         return {**found, "momentum_buffer": shape} if o["momentum"] else found
 
     @classmethod

@@ -56,23 +56,24 @@ cdef inline real larger(real a, real b) noexcept nogil:
     return b if (b > a) | (b != b) else a
 
 
-cdef inline real lanes_largest(Py_ssize_t count, const real *x) noexcept nogil:
-    # Of numbers that are not negative.
-    cdef real lane[16]
-    cdef Py_ssize_t i, j, half, whole = count - count % 16
-    for j in range(16):
-        lane[j] = 0
-    for i in range(0, whole, 16):
-        for j in range(16):
-            lane[j] = larger(lane[j], x[i + j])
-    for j in range(count - whole):
-        lane[j] = larger(lane[j], x[whole + j])
-    half = 8
-    while half:
-        for j in range(half):
-            lane[j] = larger(lane[j], lane[j + half])
-        half = half // 2
-    return lane[0]
+cdef inline void raise_to(Py_ssize_t n, rw out, ro x) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = larger(out[i], x[i])
+
+
+cdef inline real largest_of(Py_ssize_t count, real *x) noexcept nogil:
+    # Of at least one number, none of them negative; overwrites them. By halves, which the compiler vectorizes.
+    cdef Py_ssize_t half, j
+    cdef real found
+    while count > 4:
+        half = (count + 1) // 2
+        raise_to(count - half, x, x + half)
+        count = half
+    found = x[0]
+    for j in range(1, count):
+        found = larger(found, x[j])
+    return found
 
 
 cdef void sum_blocks(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h) noexcept nogil:
@@ -113,12 +114,6 @@ cdef void fold_sums(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, v
         memcpy(out + at, sums + at, m * sizeof(double))
         for b in range(1, blocks):
             add_sums(m, out + at, sums + b * columns + at)
-
-
-cdef inline void raise_to(Py_ssize_t n, rw out, ro x) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        out[i] = larger(out[i], x[i])
 
 
 cdef void fold_largest(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays,

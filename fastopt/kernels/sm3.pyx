@@ -54,7 +54,7 @@ cdef inline void sm3_tiles(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *s
                                  m + at, row[r], h)
             else:
                 sm3_row(n, p + at, g + at, column + s * SUMMED, column_largest + b * columns + s * SUMMED, moment, row[r], h)
-            row_largest[s * rows + r] = lanes_largest(n, moment)
+            row_largest[s * rows + r] = largest_of(n, moment)
 
 
 cdef void sm3(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h) noexcept nogil:

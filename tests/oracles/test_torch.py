@@ -211,7 +211,7 @@ class Pair:
             assert_close(self.mine[i], self.theirs[i], what)
             assert mine.pop("step") == self.counts[i], what
             assert int(theirs.pop("step", self.counts[i])) == self.counts[i], what
-            if not theirs and (not self.counts[i] or self.no_empty and not self.mine[i].size):
+            if not theirs and (not self.counts[i] or (self.no_empty and not self.mine[i].size)):
                 # Torch makes states in a parameter's first step, fastopt at once.
                 assert not any(a.any() for a in mine.values()), what
                 continue

@@ -16,7 +16,7 @@ from test_bits import odd_gradient
 from test_state import assert_same
 
 import fastopt
-from fastopt import HyperParameterError, ShapeError, SparseGrad, UnsupportedError
+from fastopt import HyperParameterError, ShapeError, SparseGrad, UnsupportedError, kernels
 from fastopt.optimizers import reductions
 
 Array = np.ndarray
@@ -66,6 +66,13 @@ def test_sums_have_the_order_that_is_promised(rng):
                 down[j] += part
         assert_bits(reductions.fold(reductions.stacked_sums(x.T)), np.array(down))
         assert (np.abs(reductions.lanes_sum(x) - [math.fsum(row) for row in x]) <= 1e-12 * np.abs(x).sum(axis=1)).all()
+
+
+@needs_native
+def test_kernels_and_references_have_the_same_blocks():
+    for isa in native_builds():
+        for table in kernels.load(isa).values():
+            assert (table["SUMMED"], table["STACKED"]) == (reductions.SUMMED, reductions.STACKED)
 
 
 def test_the_largest_of_numbers_with_nan_is_nan(rng):

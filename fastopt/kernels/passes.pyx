@@ -139,6 +139,9 @@ cdef void coupled(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, voi
     block_couple(end - begin, <real *>arrays[0] + begin, <real *>arrays[1] + begin, h)
 
 
+# Who makes room for the sums has to know these.
+TABLE["SUMMED"] = SUMMED
+TABLE["STACKED"] = STACKED
 TABLE["sum_blocks"] = <size_t><void *>sum_blocks
 TABLE["square_blocks"] = <size_t><void *>square_blocks
 TABLE["fold_sums"] = <size_t><void *>fold_sums

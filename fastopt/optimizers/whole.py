@@ -116,17 +116,17 @@ class WholePlan(NumpyPlan):
     def __init__(self, host: Any, *arguments: Any) -> None:
         super().__init__(host, *arguments)
         self._n_threads = arguments[5]
-        self._run = Runner(None, 0)
+        self._runner = Runner(None, 0)
 
     def set_group(
         self, q: int, span: str, n_states: int, negate: bool, couple: bool, shrink: bool, table: Any, law: Any
     ) -> None:
         super().set_group(q, span, n_states, negate, couple, shrink, table, law)
         if self.host.backend == "native":
-            self._run = Runner(table, self._n_threads)
+            self._runner = Runner(table, self._n_threads)
 
     def step(self, grads: Any, own: bool) -> None:
-        if self._run.table is None:
+        if self._runner.table is None:
             super().step(grads, own)
         else:
             kernels.drivers.in_default_state(lambda: NumpyPlan.step(self, grads, own))
@@ -149,7 +149,7 @@ class WholePlan(NumpyPlan):
         own = h[SHRINK:].copy()
         if not group["shrink"]:
             own[0] = 1
-        group["reference"](self._run, mine, g, parts, own)
+        group["reference"](self._runner, mine, g, parts, own)
         for whole, new in zip(arrays, work, strict=True):
             if new is not whole:
                 whole[... if rows is None else rows] = new
@@ -158,11 +158,11 @@ class WholePlan(NumpyPlan):
         """The gradient after the block operations on it, in memory of its own if there are any."""
         if group["negate"]:
             out = np.empty_like(g)
-            self._run(NEGATED, g.size, (), (out, g), h)
+            self._runner(NEGATED, g.size, (), (out, g), h)
             g = out
         if group["couple"]:
             out = g if group["negate"] else g.copy()
-            self._run(COUPLED, g.size, (), (out, p), h[COUPLE:])
+            self._runner(COUPLED, g.size, (), (out, p), h[COUPLE:])
             g = out
         return g
 

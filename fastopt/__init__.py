@@ -28,6 +28,7 @@ from .optimizers.rmsprop import RMSprop as RMSprop
 from .optimizers.sgd import SGD as SGD
 from .optimizers.table import Table as Table
 from .sparse import SparseGrad as SparseGrad
+from .transforms import clip_global_norm as clip_global_norm
 from .version import __version__ as __version__
 
 

@@ -36,7 +36,9 @@ class Plan:
         shrink: bool,
         table: Mapping[str, Mapping[str, int]],
         law: tuple[str, int, int, bool] | None,
+        measure: str | None = None,
     ) -> None: ...
+    def set_transforms(self, table: Mapping[str, Mapping[str, int]], look: bool, means: Sequence[str]) -> None: ...
     def set_param(
         self,
         i: int,
@@ -50,6 +52,7 @@ class Plan:
         born: int,
         record: int = 0,
         last: int = 0,
+        means: Sequence[int] = (),
     ) -> None: ...
     def set_taken(self, ranges: Sequence[tuple[int, int]]) -> None: ...
     def set_own(self, addresses: Sequence[int]) -> None: ...

@@ -132,11 +132,11 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
             for q in range(m.n_states):
                 s[q * room + n] = get(bias + 1 + q)
             total = n + 1
-        padded = (total + LANES - 1) // LANES * LANES
-        memset(p + total, 0, LANES * sizeof(real))      # of fixed length: no loop, no branch
-        memset(x + total, 0, LANES * sizeof(real))
+        padded = (total + PAD - 1) // PAD * PAD
+        memset(p + total, 0, PAD * sizeof(real))      # of fixed length: no loop, no branch
+        memset(x + total, 0, PAD * sizeof(real))
         for q in range(m.n_states):
-            memset(s + q * room + total, 0, LANES * sizeof(real))
+            memset(s + q * room + total, 0, PAD * sizeof(real))
         if m.prefetch and i + 2 < end:      # and while the blocks settle in the cache
             at = m.order[i + 2] if m.order != NULL else i + 2
             fetch_records(records, m.indices + m.indptr[at], m.indptr[at + 1] - m.indptr[at], m.stride)
@@ -194,7 +194,7 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     cdef Samples m
     cdef int itemsize = data.itemsize
     cdef size_t at
-    cdef Py_ssize_t room = (longest + 1 + 2 * LANES - 1) // LANES * LANES
+    cdef Py_ssize_t room = (longest + 1 + 2 * PAD - 1) // PAD * PAD
     cdef Py_ssize_t own = (room * 7 * itemsize + 255) // 128 * 128     # scratch of a thread, apart from its neighbour's
     cdef Py_ssize_t _i
     cdef double *ends

@@ -217,6 +217,8 @@ class Optimizer(metaclass=Constructor):
     by_element: ClassVar[bool] = True
     #: what a group remembers from step to step beside its arrays, and where that starts: numbers, or tuples of them
     memory: ClassVar[Mapping[str, Any]] = {}
+    #: states that start as a copy of the parameter
+    copies: ClassVar[frozenset[str]] = frozenset()
     #: states that do not exist before the first step that uses them (torch's momentum buffer)
     born_late: ClassVar[frozenset[str]] = frozenset()
 
@@ -311,12 +313,26 @@ class Optimizer(metaclass=Constructor):
         return 1
 
     @staticmethod
-    def derive(sums: Array, h: Array, o: Mapping[str, Any], memory: dict[str, Any]) -> Array:
-        """The span's scalars for what the rule's measure found: a row for each parameter of a group, in float64.
+    def derive(
+        sums: Array, h: Array, shapes: Sequence[tuple[int, ...]], o: Mapping[str, Any], memory: dict[str, Any]
+    ) -> Array:
+        """The span's scalars for what the rule's measure found, in float64: a row for each parameter of a group.
 
-        `sums` and `h` (what `scalars` gave) have a row for each, too; `memory` is the group's, to be brought up to date.
+        `sums`, `h` (what `scalars` gave) and `shapes` have a row for each, too; `memory` is the group's, to be brought up to
+        date. A parameter of which a `SparseGrad` lists rows alone is measured by those.
         """
         raise UnsupportedError("an optimizer whose rule has a measure needs to derive its scalars")
+
+    @staticmethod
+    def recall(h: Array, o: Mapping[str, Any], memory: Mapping[str, Any]) -> Array:
+        """The measure's scalars for what the group remembers, `h` being what `scalars` gave."""
+        return h
+
+    @classmethod
+    def decay_by_blocks(cls, o: Mapping[str, Any]) -> tuple[bool, bool]:
+        """Whether the block operations are to apply weight decay before the span: coupled, decoupled."""
+        decay = not cls.owns_decay and o.get("weight_decay", 0.0) != 0
+        return decay and not o["decoupled_weight_decay"], decay and o["decoupled_weight_decay"]
 
     @staticmethod
     def start(state: str, o: Mapping[str, Any]) -> float:
@@ -335,7 +351,7 @@ class Optimizer(metaclass=Constructor):
     @classmethod
     def why_not_exact(cls, o: Mapping[str, Any]) -> str:
         """Why the options `o` have no exact sparse mode, and what to do instead; empty where they have one."""
-        if not cls.owns_decay and o.get("weight_decay", 0.0) != 0 and not o["decoupled_weight_decay"]:
+        if cls.decay_by_blocks(o)[0]:
             return (
                 "coupled weight_decay feeds the second moments of untouched rows, which has no closed form; use "
                 "decoupled_weight_decay=True, weight_decay=0 or sparse='lazy'"
@@ -483,7 +499,7 @@ class Optimizer(metaclass=Constructor):
         fresh: list[dict[str, Array]] = [{} for _ in self._params]
         made = self._memory(wanted)
         for (i, name), a in zip(wanted, made, strict=True):
-            if name in self._mean_names():
+            if name in self.copies or name in self._mean_names():
                 a[...] = self._params[i]
                 fresh[i][name] = a
                 continue
@@ -555,18 +571,15 @@ class Optimizer(metaclass=Constructor):
         """Tell the plan what the options decide: spans, block operations; and that its scalars are void."""
         for q, group in enumerate(self.param_groups):
             rule = self.rule_of(group)
-            decay = not self.owns_decay and group.get("weight_decay", 0.0) != 0
-            decoupled = group["decoupled_weight_decay"]
             plan.set_group(
                 q,
                 rule.span,
                 len(rule.states),
                 group["maximize"],
-                decay and not decoupled,
-                decay and decoupled,
+                *self.decay_by_blocks(group),
                 kernels.table,
                 self._law(rule.catch, group.get("weight_decay", 0.0) != 0),
-                rule.measure.name if rule.measure else None,
+                (rule.measure.name, bool(self.memory)) if rule.measure else None,
             )
         looks = self.nonfinite != "propagate" or bool(transforming.clips(self.transforms))
         plan.set_transforms(kernels.table, looks, [m.kernel for m in self._means])
@@ -650,22 +663,34 @@ class Optimizer(metaclass=Constructor):
         wide = np.array([(0.0, 0.0) if h is None else h for h in found])
         return wide.astype(np.float32), wide, [h is not None for h in found]
 
-    def _derive(self, group: int, where: Sequence[int], sums: Sequence[Sequence[float]], now: int) -> list[Array]:
-        """The scalars of parameters `where` of a group whose rule has a measure, for what was measured."""
-        o, counters, borns = self.param_groups[group], self._plan.counters(), self._plan.borns()
+    def _derive(
+        self, group: int, where: Sequence[int], sums: Sequence[Sequence[float]] | None, now: int
+    ) -> list[Array]:
+        """The scalars of parameters `where` of a group whose rule has a measure: the span's for what was measured, or, where
+        nothing was yet, the measure's."""
+        o, memory, counters, borns = (
+            self.param_groups[group],
+            self._tuned[group],
+            self._plan.counters(),
+            self._plan.borns(),
+        )
         tables_of: dict[tuple[int, int], Array] = {}
-        wide = []
-        for i in where:
+        wide = np.empty((len(where), 0))
+        for k, i in enumerate(where):
             key = counters[i] + 1, borns[i]
             if key not in tables_of:
                 t = np.array([key[0]])
-                tables_of[key] = tables.scalar_table(type(self), o, t, np.dtype(float), key[1], now - 1)[1][0]
-            wide.append(tables_of[key])
+                tables_of[key] = tables.scalar_table(type(self), o, t, self._params[i].dtype, key[1], now - 1)[1][0]
+            if not k:
+                wide = np.empty((len(where), len(tables_of[key])))
+            wide[k] = tables_of[key]
+        blocks, own = wide[:, : tables.SPAN], wide[:, tables.SPAN :]
         with np.errstate(all="ignore"):
-            made = self.derive(np.array(sums), np.array(wide)[:, tables.SPAN :], o, self._tuned[group])
-            whole = np.concatenate(
-                [np.array(wide)[:, : tables.SPAN], np.broadcast_to(made, (len(where), made.shape[1]))], axis=1
-            )
+            if sums is None:
+                made = self.recall(own, o, memory)
+            else:
+                made = self.derive(np.array(sums), own, [self._params[i].shape for i in where], o, memory)
+            whole = np.concatenate([blocks, np.broadcast_to(made, (len(where), made.shape[-1]))], axis=1)
             return [row.astype(self._params[i].dtype) for i, row in zip(where, whole, strict=True)]
 
     def _explain_busy(self) -> None:
@@ -1007,7 +1032,8 @@ class Optimizer(metaclass=Constructor):
             self._flush()
             for i, q in enumerate(self._group_of):
                 for name in self.rule_of(self.param_groups[q]).states:
-                    self._state[i][name].fill(self.start(name, self.param_groups[q]))
+                    start = self._params[i] if name in self.copies else self.start(name, self.param_groups[q])
+                    self._state[i][name][...] = start
             self._tuned = [dict(self.memory) for _ in self._tuned]
             n = len(self._params)
             self._build([0] * n, [0] * n, self._plan.steps)

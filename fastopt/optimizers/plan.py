@@ -69,7 +69,7 @@ class NumpyPlan:
         shrink: bool,
         table: Mapping[str, Any],
         law: Any,
-        measure: str | None = None,
+        measure: Any = None,
     ) -> None:
         rule = next(r for r in self.host.rules if r.span == span)
         self._groups[q] = {"rule": rule, "negate": negate, "couple": couple, "shrink": shrink}
@@ -212,14 +212,17 @@ class NumpyPlan:
 
     def _measure(self, group: Mapping[str, Any], q: int, jobs: Sequence[Job], now: int) -> None:
         """The scalars of a rule that hang on sums over its parameters."""
-        sums = []
+        where, sums = [job.i for job in jobs], []
+        if self.host.memory:
+            for job, h in zip(jobs, self.host._derive(q, where, None, now), strict=True):
+                job.h = h
         for job in jobs:
             arrays = [self.params[job.i], *self.host._state[job.i].values()][: 1 + len(group["rule"].states)]
             parts = job.parts(arrays)
             terms = group["rule"].measure.reference(parts[0], on_its_way(group, parts[0], job), *parts[1:], job.h[2:])
             sums.append([total(x) for x in terms])
             job.put_back(arrays, parts)
-        for job, h in zip(jobs, self.host._derive(q, [job.i for job in jobs], sums, now), strict=True):
+        for job, h in zip(jobs, self.host._derive(q, where, sums, now), strict=True):
             job.h = h
 
 

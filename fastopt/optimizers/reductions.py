@@ -27,3 +27,9 @@ def fold(lanes: Array) -> Array:
         lanes = lanes[..., :half] + lanes[..., half:]
     folded: Array = lanes[..., 0]
     return folded
+
+
+def trust_ratio(of: Array, to: Array) -> Array:
+    """``of / to``; 1 where either is 0."""
+    ratio: Array = np.where((of > 0) & (to > 0), of / np.where(to > 0, to, 1.0), 1.0)
+    return ratio

@@ -26,9 +26,11 @@ from .optimizers.adam import AdamW as AdamW
 from .optimizers.base import Optimizer as Optimizer
 from .optimizers.lamb import LAMB as LAMB
 from .optimizers.lars import LARS as LARS
+from .optimizers.prodigy import Prodigy as Prodigy
 from .optimizers.rmsprop import RMSprop as RMSprop
 from .optimizers.sgd import SGD as SGD
 from .optimizers.table import Table as Table
+from .optimizers.yellowfin import YellowFin as YellowFin
 from .sparse import SparseGrad as SparseGrad
 from .transforms import clip_global_norm as clip_global_norm
 from .version import __version__ as __version__

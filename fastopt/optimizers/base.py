@@ -137,17 +137,22 @@ class ParamGroup(dict[str, Any]):
         return dict, (dict(self),)
 
 
-class Common(TypedDict, total=False):
+class CommonButDecay(TypedDict, total=False):
     """The keywords that every optimizer takes beside its own; `Optimizer` says what they mean."""
 
     maximize: bool
-    decoupled_weight_decay: bool
     transforms: Sequence[Transform]
     nonfinite: str
     preset: str | None
     sparse: str
     backend: str
     n_threads: int | None
+
+
+class Common(CommonButDecay, total=False):
+    """Those of optimizers that leave weight decay to the block operations."""
+
+    decoupled_weight_decay: bool
 
 
 class Constructor(type):
@@ -685,11 +690,12 @@ class Optimizer(metaclass=Constructor):
                 wide = np.empty((len(where), len(tables_of[key])))
             wide[k] = tables_of[key]
         blocks, own = wide[:, : tables.SPAN], wide[:, tables.SPAN :]
+        full = {**o, "tiny": float(np.finfo(self._params[where[0]].dtype).tiny)}
         with np.errstate(all="ignore"):
             if sums is None:
-                made = self.recall(own, o, memory)
+                made = self.recall(own, full, memory)
             else:
-                made = self.derive(np.array(sums), own, [self._params[i].shape for i in where], o, memory)
+                made = self.derive(np.array(sums), own, [self._params[i].shape for i in where], full, memory)
             whole = np.concatenate([blocks, np.broadcast_to(made, (len(where), made.shape[-1]))], axis=1)
             return [row.astype(self._params[i].dtype) for i, row in zip(where, whole, strict=True)]
 

@@ -17,7 +17,11 @@ def total(terms: Array) -> float:
     lanes = np.zeros((len(padded) // BLOCK, LANES))
     for part in padded.reshape(-1, BLOCK // LANES, LANES).swapaxes(0, 1):
         lanes = lanes + part
-    sums = fold(lanes)
+    return left_to_right(fold(lanes))
+
+
+def left_to_right(sums: Array) -> float:
+    """The sum, one after the other."""
     return float(np.add.accumulate(sums)[-1]) if sums.size else 0.0
 
 

@@ -24,6 +24,7 @@ from .optimizers.adagrad import Adagrad as Adagrad
 from .optimizers.adam import Adam as Adam
 from .optimizers.adam import AdamW as AdamW
 from .optimizers.base import Optimizer as Optimizer
+from .optimizers.normalized import NormalizedAdaptive as NormalizedAdaptive
 from .optimizers.rmsprop import RMSprop as RMSprop
 from .optimizers.sgd import SGD as SGD
 from .optimizers.table import Table as Table

@@ -26,6 +26,7 @@ from .optimizers.adam import AdamW as AdamW
 from .optimizers.base import Optimizer as Optimizer
 from .optimizers.lamb import LAMB as LAMB
 from .optimizers.lars import LARS as LARS
+from .optimizers.normalized import NormalizedAdaptive as NormalizedAdaptive
 from .optimizers.prodigy import Prodigy as Prodigy
 from .optimizers.rmsprop import RMSprop as RMSprop
 from .optimizers.sgd import SGD as SGD

@@ -86,5 +86,23 @@ def samples(
     shrink: float,
     threads: int,
 ) -> float: ...
+def online(
+    addresses: Mapping[str, int],
+    rule: str,
+    p: Array,
+    s0: Array,
+    s1: Array,
+    indptr: Array,
+    indices: Array,
+    data: Array,
+    intercept: bool,
+    y: Array | None,
+    weight: Array | None,
+    out: Array,
+    sums: Array,
+    longest: int,
+    lr: float,
+    loss: int,
+) -> None: ...
 def repeated_indices(indptr: Array, indices: Array, n_rows: int, n_features: int, seen: Array) -> int: ...
 def sum_repeated(indptr: Array, indices: Array, data: Array, n_rows: int, place: Array) -> None: ...

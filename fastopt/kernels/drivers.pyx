@@ -72,6 +72,9 @@ ctypedef void (*catch_t)(Py_ssize_t n, void *p, void *s0, void *s1, void *s2, vo
 ctypedef int (*stiff_t)(Py_ssize_t n, void *p, void *s0, void *s1, void *s2, void *s3, const void *scalars) noexcept nogil
 ctypedef void (*job_t)(void *what, int k, int threads) noexcept nogil
 ctypedef double (*learn_t)(Py_ssize_t n, void *g, const void *p, const void *x, double y, double a) noexcept nogil
+ctypedef void (*online_t)(Py_ssize_t n, void **states, const int64_t *indptr, const int32_t *indices, const void *data,
+                          Py_ssize_t intercept, const double *y, const double *weight, void *out, double *sums,
+                          void *scratch, Py_ssize_t room, double lr, int loss) noexcept nogil
 
 cdef enum:
     BLOCK = 1024            # elements that the block operations keep in the first-level cache

@@ -237,6 +237,42 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     return scale
 
 
+def online(addresses, str rule, p, s0, s1, indptr, indices, data, bint intercept, y, weight, out, sums, Py_ssize_t longest,
+           double lr, int loss):
+    """Learn from CSR rows, one after the other, or with y=None predict for them; `out` receives the predictions.
+
+    Rule-blind as `samples`: `rule` is a name in `addresses`, `sums` are the numbers that it keeps beside its states.
+    The caller has checked everything; p, s0 and s1 have one element more than there are features if there is an
+    intercept.
+    """
+    cdef size_t at = addresses[rule]
+    cdef online_t learn = <online_t><void *>at
+    cdef int itemsize = p.itemsize
+    cdef Py_ssize_t n = len(out), last = len(p) - 1 if intercept else -1
+    cdef Py_ssize_t room = (longest + 2 * PAD) // PAD * PAD
+    cdef void *states[3]
+    cdef const int64_t *start = <const int64_t *>buffer(indptr)
+    cdef const int32_t *ids = <const int32_t *>buffer(indices)
+    cdef void *x = buffer(data)
+    cdef const double *label = <const double *>buffer(y)
+    cdef const double *h = <const double *>buffer(weight)
+    cdef void *to = buffer(out, 1)
+    cdef double *kept = <double *>buffer(sums, 1)
+    cdef char *scratch
+    cdef fo_fpenv saved
+    states[0], states[1], states[2] = buffer(p, 1), buffer(s0, 1), buffer(s1, 1)
+    scratch = <char *>PyMem_Malloc(6 * room * itemsize + 64)
+    if scratch == NULL:
+        raise MemoryError
+    at = <size_t>scratch
+    at = (at + 63) // 64 * 64
+    with nogil:
+        saved = fo_fp_enter()
+        learn(n, states, start, ids, x, last, label, h, to, kept, <char *>at, room, lr, loss)
+        fo_fp_leave(saved)
+    PyMem_Free(scratch)
+
+
 def repeated_indices(indptr, indices, Py_ssize_t n_rows, Py_ssize_t n_features, seen):
     """How many entries of CSR rows repeat an index of their row; indices have been checked.
 

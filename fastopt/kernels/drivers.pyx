@@ -248,8 +248,8 @@ cdef class Plan:
         # A parameter needs one table at a time; the rest are those of times gone by.
         self.most_clocks = 2 * self.count + 16
         self.clock = <Clock *>PyMem_Calloc(self.most_clocks, sizeof(Clock))
-        self.low = <uintptr_t *>PyMem_Calloc(5 * self.count + 2, sizeof(uintptr_t))
-        self.high = <uintptr_t *>PyMem_Calloc(5 * self.count + 2, sizeof(uintptr_t))
+        self.low = <uintptr_t *>PyMem_Calloc((5 + MEANS) * self.count + 2, sizeof(uintptr_t))
+        self.high = <uintptr_t *>PyMem_Calloc((5 + MEANS) * self.count + 2, sizeof(uintptr_t))
         if not (self.work and self.param and self.group and self.views and self.groups and self.past and self.low
                 and self.high and self.clock):
             raise MemoryError

@@ -23,6 +23,7 @@ from .optimizers.adadelta import Adadelta as Adadelta
 from .optimizers.adagrad import Adagrad as Adagrad
 from .optimizers.adam import Adam as Adam
 from .optimizers.adam import AdamW as AdamW
+from .optimizers.adamax import Adamax as Adamax
 from .optimizers.base import Optimizer as Optimizer
 from .optimizers.rmsprop import RMSprop as RMSprop
 from .optimizers.sgd import SGD as SGD

@@ -27,6 +27,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"amsgrad": True, "eps_form": "hat", "weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
     "adamw": [{}, {"amsgrad": True, "maximize": True, "eps_form": "hat"}],
+    "adamax": [{}, {"eps_form": "outside"}, {"eps": 0.0, "betas": (0.5, 0.9)}, {"eps_form": "outside", "eps": 0.0}],
 }
 #: What the block operations add, tried with every setting.
 BLOCKS: list[dict[str, Any]] = [

@@ -31,6 +31,7 @@ from .optimizers.radam import RAdam as RAdam
 from .optimizers.rmsprop import RMSprop as RMSprop
 from .optimizers.sgd import SGD as SGD
 from .optimizers.table import Table as Table
+from .optimizers.yogi import Yogi as Yogi
 from .sparse import SparseGrad as SparseGrad
 from .version import __version__ as __version__
 

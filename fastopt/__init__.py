@@ -27,6 +27,7 @@ from .optimizers.adam import AdamW as AdamW
 from .optimizers.adamax import Adamax as Adamax
 from .optimizers.base import Optimizer as Optimizer
 from .optimizers.nadam import NAdam as NAdam
+from .optimizers.qhadam import QHAdam as QHAdam
 from .optimizers.radam import RAdam as RAdam
 from .optimizers.rmsprop import RMSprop as RMSprop
 from .optimizers.sgd import SGD as SGD

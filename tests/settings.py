@@ -32,6 +32,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "radam": [{}, {"betas": (0.5, 0.9), "eps": 0.0}, {"betas": (0.3, 0.6)}],  # the last is never rectified
     "adabelief": [{}, {"rectify": False, "betas": (0.5, 0.9), "eps": 0.0}, {"eps": 1e-3}],
     "yogi": [{}, {"initial_accumulator_value": 0.5, "betas": (0.5, 0.9), "eps": 0.0}],
+    "qhadam": [{}, {"nus": (0.7, 0.4), "betas": (0.5, 0.9), "eps": 0.0}],
 }
 #: What the block operations add, tried with every setting.
 BLOCKS: list[dict[str, Any]] = [

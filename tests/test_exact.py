@@ -626,6 +626,33 @@ def test_epsilon_of_every_size(eps, eps_form, betas):
 
 @needs_native
 @pytest.mark.parametrize("eps", [0.0, 1e-8, 1e-3])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adamax", {"betas": (0.5, 0.6)}),
+        ("adamax", {"eps_form": "outside"}),
+        ("radam", {"betas": (0.5, 0.7)}),  # rectified from step 10 on
+        ("adabelief", {}),
+        ("yogi", {"betas": (0.99, 0.5)}),
+        ("qhadam", {"nus": (0.7, 0.01)}),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_epsilon_of_the_others(name, options, eps):
+    """Rows of sizes about epsilon, abandoned for up to 200 steps from the first ones on."""
+    rng = np.random.default_rng(6)
+    scale = (eps or 1e-3) * 10.0 ** np.linspace(-12, 6, 40)[:, None]
+    exact, dense = two_sides(name, {**options, "eps": eps}, shapes={"w": (40, 4)})
+    for t in range(200):
+        rows = np.flatnonzero(rng.random(40) < (0.3 if t < 20 or t > 180 else 0.02))
+        g = {"w": Touch(rows, rng.standard_normal((len(rows), 4)) * scale[rows])}
+        exact.step(g)
+        dense.step(g)
+    assert_equal_after_flush(exact, dense, f"{name} {options} eps={eps}")
+
+
+@needs_native
+@pytest.mark.parametrize("eps", [0.0, 1e-8, 1e-3])
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_squares_that_vanish_beside_moments_that_do_not(amsgrad, eps):
     """g is a number, g * g is 0: the second moment says nothing of the first."""
@@ -644,7 +671,16 @@ def test_squares_that_vanish_beside_moments_that_do_not(amsgrad, eps):
 
 @needs_native
 @pytest.mark.parametrize(
-    ("name", "options"), [("adam", {}), ("sgd", {"momentum": 0.9}), ("rmsprop", {"momentum": 0.9}), ("adadelta", {})]
+    ("name", "options"),
+    [
+        ("adam", {}),
+        ("sgd", {"momentum": 0.9}),
+        ("rmsprop", {"momentum": 0.9}),
+        ("adadelta", {}),
+        ("adamax", {}),
+        ("radam", {}),
+        ("adabelief", {}),
+    ],
 )
 def test_what_is_not_finite_stays_in_its_element(name, options):
     exact, dense = two_sides(name, options, shapes={"w": (9, 3)})
@@ -680,6 +716,10 @@ def test_what_is_not_finite_stays_in_its_element(name, options):
         ("rmsprop", {"momentum": 0.9, "centered": True}),
         ("adagrad", {"weight_decay": 0.05, "decoupled_weight_decay": True}),
         ("adadelta", {}),
+        ("adamax", {}),
+        ("adamax", {"eps_form": "outside"}),
+        ("radam", {}),
+        ("adabelief", {}),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )

@@ -19,6 +19,8 @@ typedef const double *FO_RESTRICT fo_ro64;
 /* sqrtf, not sqrt: a double root of a float would convert twice and halve the vector width. */
 static inline float fo_sqrt32(float x) { return sqrtf(x); }
 static inline double fo_sqrt64(double x) { return sqrt(x); }
+static inline float fo_abs32(float x) { return fabsf(x); }
+static inline double fo_abs64(double x) { return fabs(x); }
 
 /* Smallest normal number; the relative error allowed where a series is cut; a root that no state exceeds. */
 #define FO_TINY32 1.1754943508222875e-38

@@ -40,6 +40,12 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"d0": 1e-3, "decoupled_weight_decay": False, "safeguard_warmup": True, "d_coef": 2.0},
     ],
     "yellowfin": [{}, {"beta": 0.9, "curv_window_width": 5, "lr": 0.3}],
+    "adamax": [{}, {"eps_form": "outside"}, {"eps": 0.0, "betas": (0.5, 0.9)}, {"eps_form": "outside", "eps": 0.0}],
+    "nadam": [{}, {"betas": (0.5, 0.9), "momentum_decay": 0.3, "eps": 0.0}],
+    "radam": [{}, {"betas": (0.5, 0.9), "eps": 0.0}, {"betas": (0.3, 0.6)}],  # the last is never rectified
+    "adabelief": [{}, {"rectify": False, "betas": (0.5, 0.9), "eps": 0.0}, {"eps": 1e-3}],
+    "yogi": [{}, {"initial_accumulator_value": 0.5, "betas": (0.5, 0.9), "eps": 0.0}],
+    "qhadam": [{}, {"nus": (0.7, 0.4), "betas": (0.5, 0.9), "eps": 0.0}],
 }
 #: What the block operations add. They know nothing of the rules, so each is tried with some setting of each optimizer.
 BLOCKS: list[dict[str, Any]] = [

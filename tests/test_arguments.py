@@ -882,7 +882,8 @@ BAD: dict[str, list[Any]] = {
         np.zeros((2, 2)),
     ],
     "flag": [None, 1, 0, 1.0, "True", "", [], (), np.float32(1), Bomb()],
-    "word": [None, 1, True, "", "HAT", "inside", "outside ", b"hat", ["hat"], Bomb()],
+    "shares": [None, 0.9, True, (0.9,), (0.9, 1.5), (-0.1, 0.9), (0.9, math.nan), ("0.9", 1.0), (True, 0.9), Bomb()],
+    "word": [None, 1, True, "", "HAT", "within", "outside ", b"hat", ["hat"], Bomb()],
 }
 
 
@@ -894,7 +895,7 @@ def options_of(cls: type) -> dict[str, str]:
         if name in ("params", "preset", "sparse", "backend", "n_threads"):
             continue
         kind = {bool: "flag", str: "word", tuple: "pair"}.get(type(d), "number")
-        found[name] = "fraction" if name in ("momentum", "rho", "alpha") else kind
+        found[name] = "fraction" if name in ("momentum", "rho", "alpha") else "shares" if name == "nus" else kind
     return found
 
 
@@ -913,6 +914,9 @@ def test_torch_names_and_defaults():
             "maximize": False,
         },
         "AdamW": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False},
+        "Adamax": {"lr": 2e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "maximize": False},
+        "NAdam": {"lr": 2e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "momentum_decay": 4e-3},
+        "RAdam": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "decoupled_weight_decay": False},
     }
     for name, options in want.items():
         group = getattr(fastopt, name)(np.zeros(2)).param_groups[0]

@@ -34,7 +34,20 @@ each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["fl
 #: states that gradients of opposite signs cancel in; the others are sums of squares
 SIGNED = {"momentum_buffer", "exp_avg", "grad_avg"}
 #: rates that move every optimizer by amounts worth comparing
-RATES = {"sgd": 0.05, "adagrad": 0.1, "adadelta": 1.0, "rmsprop": 0.01, "adam": 0.02, "adamw": 0.02}
+RATES = {
+    "sgd": 0.05,
+    "adagrad": 0.1,
+    "adadelta": 1.0,
+    "rmsprop": 0.01,
+    "adam": 0.02,
+    "adamw": 0.02,
+    "adamax": 0.02,
+    "nadam": 0.02,
+    "radam": 0.02,
+    "adabelief": 0.02,
+    "yogi": 0.02,
+    "qhadam": 0.02,
+}
 #: pairs of decay factors, beta1 below the root of beta2
 BETAS = [(0.9, 0.999), (0.9, 0.95), (0.95, 0.999), (0.8, 0.7), (0.9, 0.9)]
 
@@ -42,7 +55,8 @@ BETAS = [(0.9, 0.999), (0.9, 0.95), (0.95, 0.999), (0.8, 0.7), (0.9, 0.9)]
 def has_exact_form(case: tuple[str, dict[str, Any]]) -> bool:
     """Coupled decay is linear in SGD alone."""
     name, o = case
-    return name in ("sgd", "adamw") or not o.get("weight_decay") or o.get("decoupled_weight_decay", False)
+    decoupled = o.get("decoupled_weight_decay", name in ("adamw", "adabelief"))
+    return name == "sgd" or not o.get("weight_decay") or decoupled
 
 
 EXACT = [case for case in cases() if has_exact_form(case)]
@@ -612,6 +626,33 @@ def test_epsilon_of_every_size(eps, eps_form, betas):
 
 @needs_native
 @pytest.mark.parametrize("eps", [0.0, 1e-8, 1e-3])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adamax", {"betas": (0.5, 0.6)}),
+        ("adamax", {"eps_form": "outside"}),
+        ("radam", {"betas": (0.5, 0.7)}),  # rectified from step 10 on
+        ("adabelief", {}),
+        ("yogi", {"betas": (0.99, 0.5)}),
+        ("qhadam", {"nus": (0.7, 0.01)}),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_epsilon_of_the_others(name, options, eps):
+    """Rows of sizes about epsilon, abandoned for up to 200 steps from the first ones on."""
+    rng = np.random.default_rng(6)
+    scale = (eps or 1e-3) * 10.0 ** np.linspace(-12, 6, 40)[:, None]
+    exact, dense = two_sides(name, {**options, "eps": eps}, shapes={"w": (40, 4)})
+    for t in range(200):
+        rows = np.flatnonzero(rng.random(40) < (0.3 if t < 20 or t > 180 else 0.02))
+        g = {"w": Touch(rows, rng.standard_normal((len(rows), 4)) * scale[rows])}
+        exact.step(g)
+        dense.step(g)
+    assert_equal_after_flush(exact, dense, f"{name} {options} eps={eps}")
+
+
+@needs_native
+@pytest.mark.parametrize("eps", [0.0, 1e-8, 1e-3])
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_squares_that_vanish_beside_moments_that_do_not(amsgrad, eps):
     """g is a number, g * g is 0: the second moment says nothing of the first."""
@@ -630,7 +671,16 @@ def test_squares_that_vanish_beside_moments_that_do_not(amsgrad, eps):
 
 @needs_native
 @pytest.mark.parametrize(
-    ("name", "options"), [("adam", {}), ("sgd", {"momentum": 0.9}), ("rmsprop", {"momentum": 0.9}), ("adadelta", {})]
+    ("name", "options"),
+    [
+        ("adam", {}),
+        ("sgd", {"momentum": 0.9}),
+        ("rmsprop", {"momentum": 0.9}),
+        ("adadelta", {}),
+        ("adamax", {}),
+        ("radam", {}),
+        ("adabelief", {}),
+    ],
 )
 def test_what_is_not_finite_stays_in_its_element(name, options):
     exact, dense = two_sides(name, options, shapes={"w": (9, 3)})
@@ -666,6 +716,10 @@ def test_what_is_not_finite_stays_in_its_element(name, options):
         ("rmsprop", {"momentum": 0.9, "centered": True}),
         ("adagrad", {"weight_decay": 0.05, "decoupled_weight_decay": True}),
         ("adadelta", {}),
+        ("adamax", {}),
+        ("adamax", {"eps_form": "outside"}),
+        ("radam", {}),
+        ("adabelief", {}),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
@@ -711,6 +765,13 @@ MOVING: list[tuple[str, dict[str, Any]]] = [
     ("rmsprop", {"momentum": 0.9}),
     ("adagrad", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
     ("adadelta", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("adamax", {}),
+    ("adamax", {"eps_form": "outside"}),
+    ("nadam", {}),
+    ("radam", {}),
+    ("adabelief", {}),
+    ("yogi", {}),
+    ("qhadam", {}),
 ]
 each_moving = pytest.mark.parametrize("case", MOVING, ids=case_id)
 NOTHING = Touch(np.arange(0), np.empty((0, 3)))
@@ -1057,6 +1118,27 @@ def option_changes() -> dict[str, tuple[str, dict[str, Any], dict[int, Event]]]:
         ),
         "adadelta": ("adadelta", {}, at((20, {"rho": 0.5}), (40, decoupled), (60, {"lr": 0.1, "rho": 0.99}))),
         "adagrad": ("adagrad", decoupled, at((20, {"lr": 0.5}), (40, {"lr_decay": 0.1}), (60, {"weight_decay": 0.01}))),
+        "adamax": (
+            "adamax",
+            {},
+            at((20, {"eps": 0.5}), (30, {"eps": 1e-3}), (50, {"eps_form": "outside"}), (60, {"betas": (0.5, 0.9)})),
+        ),
+        "adamax, back inside": (
+            "adamax",
+            {"eps_form": "outside", "eps": 0.1},
+            at((40, {"eps_form": "inside"}), (70, {"betas": (0.5, 0.9)}), (75, decoupled)),
+        ),
+        "nadam": ("nadam", {}, at((30, {"momentum_decay": 1.0}), (60, {"betas": (0.5, 0.9), **decoupled}))),
+        # At first plain steps alone, then rectified ones, then plain ones again.
+        "radam": ("radam", {"betas": (0.5, 0.6)}, at((30, {"betas": (0.9, 0.999)}), (60, {"betas": (0.3, 0.5)}))),
+        "radam, rates": ("radam", {}, at((3, {"lr": 0.0}), (5, {"lr": 0.02}), (30, decoupled), (60, {"lr": 0.0}))),
+        "adabelief": (
+            "adabelief",
+            {},
+            at((20, {"eps": 1e-2}), (40, {"rectify": False, "eps": 0.0}), (60, {"betas": (0.5, 0.9)})),
+        ),
+        "yogi": ("yogi", {}, at((30, {"betas": (0.5, 0.9)}), (60, {"eps": 0.0, **decoupled}))),
+        "qhadam": ("qhadam", {}, at((30, {"nus": (0.7, 0.4)}), (60, {"betas": (0.5, 0.9), **decoupled}))),
         "schedule after number": ("adam", {}, at((30, {"lr": schedule(0.02)}), (60, {"lr": 0.01}))),
         "schedule after schedule": ("adam", {}, at((30, {"lr": schedule(0.02)}), (60, {"lr": schedule(0.05)}))),
     }
@@ -1245,7 +1327,7 @@ def test_groups_have_histories_of_their_own():
 
 # ------------------------------------------------------------------------------------------- 8. what is refused
 
-COUPLED = ["adagrad", "adadelta", "rmsprop", "adam"]
+COUPLED = ["adagrad", "adadelta", "rmsprop", "adam", "adamax", "nadam", "radam", "yogi", "qhadam"]
 
 
 def twins(name: str = "adam", backend: str = "native", **options: Any) -> tuple[Side, Side]:

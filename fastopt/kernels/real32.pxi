@@ -5,6 +5,7 @@ cdef extern from "fo_real.h" nogil:
     ctypedef float *rw "fo_rw32"
     ctypedef const float *ro "fo_ro32"
     real sqrt "fo_sqrt32"(real x)
+    real fabs "fo_abs32"(real x)
     double sqrt64 "fo_sqrt64"(double x)
     const double TINY "FO_TINY32", TOLERANCE "FO_TOLERANCE32", BAR_MOST "FO_BAR_MOST32"
 

@@ -5,6 +5,7 @@ cdef extern from "fo_real.h" nogil:
     ctypedef double *rw "fo_rw64"
     ctypedef const double *ro "fo_ro64"
     real sqrt "fo_sqrt64"(real x)
+    real fabs "fo_abs64"(real x)
     double sqrt64 "fo_sqrt64"(double x)
     const double TINY "FO_TINY64", TOLERANCE "FO_TOLERANCE64", BAR_MOST "FO_BAR_MOST64"
 

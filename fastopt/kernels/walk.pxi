@@ -327,7 +327,7 @@ cdef const char *catch_scalars(const Work *w, Worker *mine, Py_ssize_t s, char *
         s = replay(w, mine, s, p, s0, s1, s2, s3)
         gap_since(w.past, s, gap)
         for j in range(w.past.n_series):
-            gap[2 + w.past.n_decays + w.past.n_series + j] = 0
+            gap[1] = gap[2 + w.past.n_decays + w.past.n_series + j] = 0
         make_scalars(w, gap, s, <char *>mine.alone)
         scalars = <char *>mine.alone
     return scalars

@@ -80,6 +80,7 @@ class Catch:
     name: str
     decays: int
     series: int  # ALL: as many as the build keeps
+    steady: tuple[str, ...] = ()  # options that must not change within a gap: all rows are caught up before
 
 
 ALL = -1
@@ -104,10 +105,11 @@ class ParamGroup(dict[str, Any]):
             raise StateError("a group's 'params' cannot be replaced; use add_param_group, or make a new optimizer")
         with self._owner._still():
             before, owner = self.options(), self._owner
-            states = owner.rule_of(before).states
+            old = owner.rule_of(before)
             super().update(owner._checked({**before, **new}, "group option "))
             try:
-                if owner.rule_of(self).states == states:
+                rule, steady = owner.rule_of(self), old.catch.steady if old.catch else ()
+                if rule.states == old.states and rule.catch == old.catch and all(before[k] == self[k] for k in steady):
                     owner._tell(owner._plan)
                 else:
                     owner._build(*owner._clocks())

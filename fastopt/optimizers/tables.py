@@ -26,7 +26,8 @@ class Gap(NamedTuple):
     """What one step does to a row whose gradient is zero; columns over the steps, in float64.
 
     ``p <- keep p + sum(drift) m``, ``m <- rate m + back p``, and each other state is multiplied by its decay. With
-    several series, m and one of the decayed states are those of `kernels/adam.pyx`.
+    several series, m and one of the decayed states are those of `kernels/adam.pyx`, and `back` moves ``p <- p - back m``
+    outside the series. Without series it is added to the last of the states.
     """
 
     keep: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,24 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"amsgrad": True, "eps_form": "hat", "weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
     "adamw": [{}, {"amsgrad": True, "maximize": True, "eps_form": "hat"}],
+    "rprop": [{}, {"lr": 0.3, "etas": (0.3, 1.5), "step_sizes": (1e-3, 2.0)}],
+    "asgd": [{}, {"lr": 0.1, "lambd": 0.3, "t0": 2, "alpha": 0.6}, {"lambd": 0.0, "t0": 0}],
+    "lion": [{}, {"betas": (0.6, 0.8), "lr": 0.03}],
+    "signsgd": [{}, {"lr": 0.3}],
+    "signum": [{}, {"momentum": 0.6}],
+    "adan": [
+        {},
+        {"betas": (0.5, 0.3, 0.9), "eps": 0.0},
+        {"weight_decay": 0.1, "lr": 0.1},
+        {"weight_decay": 0.1, "no_prox": True, "eps": 1e-3},
+    ],
+    "ftrl": [
+        {"lr": 0.1},
+        {"l1": 0.1, "l2": 0.2, "beta": 1.0, "lr": 0.3},
+        {"initial_accumulator_value": 0.0, "l2_shrinkage": 0.1, "lr": 0.05},
+    ],
+    "cocob": [{}, {"alpha": 3.0, "lr": 0.1}, {"eps": 0.0}],
+    "adaptiverevision": [{}, {"lr": 0.1, "initial_accumulator_value": 0.0}],
 }
 #: What the block operations add, tried with every setting.
 BLOCKS: list[dict[str, Any]] = [
@@ -45,10 +64,9 @@ def cases(blocks: bool = True) -> list[tuple[str, dict[str, Any]]]:
         cls = fastopt.Optimizer.known[name]
         for setting in settings:
             for block in BLOCKS if blocks else [{}]:
-                both = {**block, **setting}
-                if name == "adamw":
-                    both.pop("decoupled_weight_decay", None)
-                if (cls.__name__.lower(), both) not in found:
+                known = inspect.signature(cls).parameters
+                both = {**{k: v for k, v in block.items() if k in known}, **setting}
+                if (name, both) not in found:
                     found.append((name, both))
     return found
 

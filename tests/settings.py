@@ -57,6 +57,11 @@ BLOCKS: list[dict[str, Any]] = [
 ]
 
 
+def decay(cls: type, amount: float) -> dict[str, float]:
+    """Weight decay as an option, where an optimizer has it."""
+    return {"weight_decay": amount} if "weight_decay" in inspect.signature(cls).parameters else {}
+
+
 def cases(blocks: bool = True) -> list[tuple[str, dict[str, Any]]]:
     """Every optimizer with every setting, and with every block operation."""
     found = []

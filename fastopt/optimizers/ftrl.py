@@ -108,8 +108,10 @@ class FTRL(Optimizer):
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
-        ridge = np.maximum(2.0 * o["l2"] + o["beta"] / o["lr"], o["tiny"])  # 0/0 cannot arise
-        return 1.0 / o["lr"], ridge, o["l1"], 2.0 * o["l2_shrinkage"]
+        inverse = 1.0 / np.asarray(o["lr"])
+        inverse = np.where(inverse < o["tiny"], np.inf, inverse)  # a rate too large is refused as one too small
+        ridge = np.maximum(2.0 * o["l2"] + o["beta"] * inverse, o["tiny"])  # 0/0 cannot arise
+        return inverse, ridge, o["l1"], 2.0 * o["l2_shrinkage"]
 
     @classmethod
     def why_not_exact(cls, o: Mapping[str, Any]) -> str:

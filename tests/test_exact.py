@@ -1637,11 +1637,13 @@ def test_rates_of_groups(backend):
 def test_callable_rate_of_every_optimizer_is_checked(cls, backend):
     for mode in modes(backend):
         p = np.ones(3)
-        opt = cls(p, lr=lambda t: math.nan, **mode)
+        opt = None
         with pytest.raises(HyperParameterError, match="lr"):
+            opt = cls(p, lr=lambda t: math.nan, **mode)  # Rprop, which starts from it, asks already here
             opt.step(np.ones(3))
         assert (p == 1).all()
-        assert opt.state_dict()["step"] == 0
+        assert (opt is None) == (cls is fastopt.Rprop)
+        assert opt is None or opt.state_dict()["step"] == 0
 
 
 # ----------------------------------------------------------------------------------------------------- 10. long runs

@@ -46,7 +46,8 @@ class SignSGD(Optimizer):
 
     Notes
     -----
-    The sign of 0 is 0, that of NaN is NaN. There is no state.
+    The sign of 0 is 0, that of NaN is NaN. Gradients must be of batches: those of single samples say nothing of sizes here.
+    There is no state.
     """
 
     rules = (Rule("signsgd", (), signsgd, Catch("decay0", 0, 0)),)

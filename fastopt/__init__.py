@@ -29,14 +29,20 @@ from .optimizers.asgd import ASGD as ASGD
 from .optimizers.base import Optimizer as Optimizer
 from .optimizers.cocob import COCOB as COCOB
 from .optimizers.ftrl import FTRL as FTRL
+from .optimizers.lamb import LAMB as LAMB
+from .optimizers.lars import LARS as LARS
 from .optimizers.lion import Lion as Lion
+from .optimizers.normalized import NormalizedAdaptive as NormalizedAdaptive
+from .optimizers.prodigy import Prodigy as Prodigy
 from .optimizers.rmsprop import RMSprop as RMSprop
 from .optimizers.rprop import Rprop as Rprop
 from .optimizers.sgd import SGD as SGD
 from .optimizers.signsgd import SignSGD as SignSGD
 from .optimizers.signsgd import Signum as Signum
 from .optimizers.table import Table as Table
+from .optimizers.yellowfin import YellowFin as YellowFin
 from .sparse import SparseGrad as SparseGrad
+from .transforms import clip_global_norm as clip_global_norm
 from .version import __version__ as __version__
 
 

@@ -98,6 +98,16 @@ def pair(each: Check) -> Check:
     return several(each, 2, "a pair of numbers")
 
 
+def optional(each: Check) -> Check:
+    """A check for None, or for what `each` takes."""
+    return lambda name, value: None if value is None else each(name, value)
+
+
+def infinite_or(each: Check) -> Check:
+    """A check for positive infinity, or for what `each` takes."""
+    return lambda name, value: value if isinstance(value, float) and value == math.inf else each(name, value)
+
+
 non_negative = number(0.0)
 
 

@@ -46,14 +46,27 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "cocob": [{}, {"alpha": 3.0, "lr": 0.1}, {"eps": 0.0}],
     "adaptiverevision": [{}, {"lr": 0.1, "initial_accumulator_value": 0.0}],
+    "lamb": [{}, {"betas": (0.5, 0.9), "eps": 0.0, "weight_decay": 0.1}],
+    "lars": [
+        {},
+        {"momentum": 0.0, "weight_decay": 0.1},
+        {"nesterov": True, "eps": 0.1, "trust_coefficient": 0.5, "weight_decay": 0.1},
+    ],
+    "prodigy": [
+        {"d0": 1e-2},
+        {"d0": 0.1, "growth_rate": 1.02, "beta3": 0.5, "use_bias_correction": True, "eps": 0.0},
+        {"d0": 1e-3, "decoupled_weight_decay": False, "safeguard_warmup": True, "d_coef": 2.0},
+    ],
+    "yellowfin": [{}, {"beta": 0.9, "curv_window_width": 5, "lr": 0.3}],
 }
-#: What the block operations add, tried with every setting.
+#: What the block operations add. They know nothing of the rules, so each is tried with some setting of each optimizer.
 BLOCKS: list[dict[str, Any]] = [
-    {},
     {"weight_decay": 0.05},
     {"maximize": True},
     {"maximize": True, "weight_decay": 0.05},
     {"weight_decay": 0.05, "decoupled_weight_decay": True},
+    {"transforms": [fastopt.clip_global_norm(0.5), fastopt.transforms.ema(0.9)], "maximize": True},
+    {"transforms": [fastopt.transforms.lookahead(3), fastopt.transforms.swa(1, 2)], "weight_decay": 0.05},
 ]
 
 
@@ -63,21 +76,23 @@ def decay(cls: type, amount: float) -> dict[str, float]:
 
 
 def cases(blocks: bool = True) -> list[tuple[str, dict[str, Any]]]:
-    """Every optimizer with every setting, and with every block operation."""
-    found = []
+    """Every optimizer with every setting, and with every block operation that it offers."""
+    found: list[tuple[str, dict[str, Any]]] = []
     for name, settings in SETTINGS.items():
-        cls = fastopt.Optimizer.known[name]
-        for setting in settings:
-            for block in BLOCKS if blocks else [{}]:
-                known = inspect.signature(cls).parameters
-                both = {**{k: v for k, v in block.items() if k in known}, **setting}
-                if (name, both) not in found:
-                    found.append((name, both))
+        offers = inspect.signature(fastopt.Optimizer.known[name]).parameters
+        tried = list(settings)
+        for k, block in enumerate(BLOCKS if blocks else []):
+            setting = settings[k % len(settings)]
+            tried.append({**{option: v for option, v in block.items() if option in offers}, **setting})
+        for both in tried:
+            if (name, both) not in found:
+                found.append((name, both))
     return found
 
 
 def case_id(case: tuple[str, dict[str, Any]]) -> str:
-    return case[0] + "".join(f"-{k}={v}" for k, v in case[1].items())
+    short = {k: [t.__class__.__name__ for t in v] if k == "transforms" else v for k, v in case[1].items()}
+    return case[0] + "".join(f"-{k}={v}" for k, v in short.items())
 
 
 def bits(a: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ KERNELS = PACKAGE / "kernels"
 #: What may import what: each module or package the ones beside it and below it, never above.
 LAYERS = [
     ["kernels"],
-    ["errors", "checks", "config", "version", "sparse", "schedules", "transforms"],
+    ["errors", "checks", "config", "version", "sparse", "csr", "scores", "schedules", "transforms"],
     ["optimizers"],
     ["checkpoint", "minimize", "strategies"],
     ["models"],
@@ -125,8 +125,9 @@ def test_openmp_lives_in_the_drivers_alone():
 
 # ------------------------------------------------------------------------------------------------------- optimizers
 
-RESERVED = {"__init__", "base", "plan", "powers", "table", "tables"}
-HELPERS = {"drivers", "blocks", "catch", "scores"}
+#: "normalized" learns from samples: no Optimizer, which steps by gradients, and no span.
+RESERVED = {"__init__", "base", "normalized", "plan", "powers", "reductions", "table", "tables"}
+HELPERS = {"drivers", "blocks", "catch", "normalized", "scores"}
 
 
 def optimizer_files() -> list[str]:

@@ -17,3 +17,5 @@ cdef extern from "fo_memory.h" nogil:
 
 cdef enum:
     SERIES = 5      # terms that exact catch-up keeps of a series; the last one tells the error of the others
+
+include "lanes.pxi"

@@ -4,6 +4,7 @@ installations without a compiler."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,29 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from ..sparse import Entries, check_rows, unique_rows
+from ..transforms import REFERENCES
+from .reductions import total
+
+
+@dataclass
+class Job:
+    """The work on one parameter in a step."""
+
+    i: int
+    rows: Array | None  # those touched; None: all
+    g: Array
+    h: Array
+    factor: float = 1.0
+
+    def parts(self, arrays: Sequence[Array]) -> list[Array]:
+        """What of the arrays is touched: themselves, or copies of the rows."""
+        return list(arrays) if self.rows is None else [a[self.rows] for a in arrays]
+
+    def put_back(self, arrays: Sequence[Array], parts: Sequence[Array]) -> None:
+        """Copies of the rows to where they came from."""
+        if self.rows is not None:
+            for whole, part in zip(arrays, parts, strict=True):
+                whole[self.rows] = part
 
 
 class NumpyPlan:
@@ -45,9 +69,13 @@ class NumpyPlan:
         shrink: bool,
         table: Mapping[str, Any],
         law: Any,
+        measure: Any = None,
     ) -> None:
-        reference = next(r.reference for r in self.host.rules if r.span == span)
-        self._groups[q] = {"reference": reference, "negate": negate, "couple": couple, "shrink": shrink}
+        rule = next(r for r in self.host.rules if r.span == span)
+        self._groups[q] = {"rule": rule, "negate": negate, "couple": couple, "shrink": shrink}
+
+    def set_transforms(self, table: Mapping[str, Any], look: bool, means: Sequence[str]) -> None:
+        self._looks, self._means = look, [REFERENCES[name] for name in means]
 
     def set_param(
         self,
@@ -62,6 +90,7 @@ class NumpyPlan:
         born: int,
         record: int = 0,
         last: int = 0,
+        means: Any = (),
     ) -> None:
         self._group_of[i], self._counters[i], self._borns[i] = group, counter, born
         self._layouts[i] = layout(self.params[i])
@@ -105,12 +134,13 @@ class NumpyPlan:
                 p, now = self.params[i], self.steps + 1
                 lag = now - self._counters[i] - 1
                 table, *_ = host._scalar_table(self._group_of[i], p.itemsize, now, 1, lag, self._borns[i])
-                work.append((i, rows, values, table[0]))
+                work.append(Job(i, rows, values, table[0]))
             with np.errstate(all="ignore"):
-                for i, rows, values, h in work:
-                    self._update(i, rows, values, h)
-            for i, *_ in work:
-                self._counters[i] += 1
+                if self._looks and not self._look(work):
+                    return
+                self._run(work)
+            for job in work:
+                self._counters[job.i] += 1
             self.steps += 1
         finally:
             self.busy = False
@@ -131,33 +161,80 @@ class NumpyPlan:
         if rows is not None:
             check_rows("rows", rows, self.params[i])
 
-    def _update(self, i: int, rows: Array | None, g: Array, h: Array) -> None:
-        group = self._groups[self._group_of[i]]
-        p, states = self.params[i], list(self.host._state[i].values())
-        if (
-            rows is not None and self.host.sparse == "exact"
-        ):  # the definition: a dense step with zeros for the other rows
-            whole_g = np.zeros(p.shape, p.dtype)
-            whole_g[rows] = g
-            rows, g = None, whole_g
-        if rows is None:
-            update(group, p, g, states, h)
-        else:
-            part = [a[rows] for a in (p, *states)]
-            update(group, part[0], g, part[1:], h)
-            for whole, new in zip((p, *states), part, strict=True):
-                whole[rows] = new
+    def _look(self, work: Sequence[Job]) -> bool:
+        """Show the host the norm of the gradients. False: there is to be no step."""
+        squares, bad = 0.0, -1
+        for job in work:
+            terms = job.g.astype(np.float64)
+            squares = squares + total(terms * terms)
+            if bad < 0 and not np.isfinite(terms).all():
+                bad = job.i
+        factor = self.host._look(squares, bad)
+        if factor is None:
+            return False
+        for job in work:
+            job.factor = factor
+        return True
+
+    def _run(self, work: Sequence[Job]) -> None:
+        """The step on everything, which has been checked."""
+        host, now = self.host, self.steps + 1
+        for job in work:
+            if (
+                job.rows is not None and host.sparse == "exact"
+            ):  # the definition: a dense step with zeros for other rows
+                whole = np.zeros(self.params[job.i].shape, job.g.dtype)
+                whole[job.rows] = job.g
+                job.rows, job.g = None, whole
+        single, double, turns = host._mean_scalars(now) if self._means else (None, None, [])
+        for q, group in enumerate(self._groups):
+            jobs = [job for job in work if self._group_of[job.i] == q]
+            if jobs and group["rule"].measure is not None:
+                self._measure(group, q, jobs, now)
+        for job in work:
+            group = self._groups[self._group_of[job.i]]
+            arrays = [self.params[job.i], *host._state[job.i].values()]
+            n = 1 + len(group["rule"].states)
+            parts = job.parts(arrays)
+            p, states = parts[0], parts[1:n]
+            g = on_its_way(group, p, job)
+            if group["shrink"]:
+                p *= job.h[1]
+            group["rule"].reference(p, g, *states, job.h[2:])
+            for reference, m, h, turn in (
+                zip(self._means, parts[n:], double if p.itemsize == 8 else single, turns, strict=True)
+                if self._means
+                else ()
+            ):
+                if turn:
+                    reference(m, p, h)
+            job.put_back(arrays, parts)
+
+    def _measure(self, group: Mapping[str, Any], q: int, jobs: Sequence[Job], now: int) -> None:
+        """The scalars of a rule that hang on sums over its parameters."""
+        where, sums = [job.i for job in jobs], []
+        if self.host.memory:
+            for job, h in zip(jobs, self.host._derive(q, where, None, now), strict=True):
+                job.h = h
+        for job in jobs:
+            arrays = [self.params[job.i], *self.host._state[job.i].values()][: 1 + len(group["rule"].states)]
+            parts = job.parts(arrays)
+            terms = group["rule"].measure.reference(parts[0], on_its_way(group, parts[0], job), *parts[1:], job.h[2:])
+            sums.append([total(x) for x in terms])
+            job.put_back(arrays, parts)
+        for job, h in zip(jobs, self.host._derive(q, where, sums, now), strict=True):
+            job.h = h
 
 
-def update(group: Mapping[str, Any], p: Array, g: Array, states: Sequence[Array], h: Array) -> None:
-    """Block operations, in their order, then the reference of the span."""
-    if group["negate"]:
+def on_its_way(group: Mapping[str, Any], p: Array, job: Job) -> Array:
+    """The gradient after the block operations on it."""
+    g = job.g
+    if job.factor != 1.0:
+        factor = g.dtype.type(job.factor)
+        g = (-factor if group["negate"] else factor) * g
+    elif group["negate"]:
         g = -g
-    if group["couple"]:
-        g = g + h[0] * p
-    if group["shrink"]:
-        p *= h[1]
-    group["reference"](p, g, *states, h[2:])
+    return g + job.h[0] * p if group["couple"] else g
 
 
 def layout(a: Array) -> tuple[Any, ...]:

@@ -77,7 +77,7 @@ def scalar_table(
         t = t[: len(o["lr"])]
     with np.errstate(all="ignore"):  # the caller looks at the result
         own = cls.scalars(t, {**o, "tiny": float(np.finfo(dtype).tiny)}, born)
-        decay = 0.0 if cls.owns_decay else o.get("weight_decay", 0.0)
+        decay = o["weight_decay"] if any(cls.decay_by_blocks(o)) else 0.0
         columns = (decay, 1.0 - o["lr"] * decay, *own)
         wide = np.empty((len(t), len(columns)))
         for k, column in enumerate(columns):

@@ -1,0 +1,39 @@
+"""Sums in the order of the kernels (kernels/lanes.pxi), which depends on the data alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..checks import Array
+
+BLOCK, LANES = 1024, 16
+
+
+def total(terms: Array) -> float:
+    """The sum of float64 `terms`, in the order of their memory: blocks, 16 lanes in a block, blocks from left to right."""
+    flat = terms.ravel(order="K")
+    padded = np.zeros(-(-flat.size // BLOCK) * BLOCK)  # zeros add nothing to a lane
+    padded[: flat.size] = flat
+    lanes = np.zeros((len(padded) // BLOCK, LANES))
+    for part in padded.reshape(-1, BLOCK // LANES, LANES).swapaxes(0, 1):
+        lanes = lanes + part
+    return left_to_right(fold(lanes))
+
+
+def left_to_right(sums: Array) -> float:
+    """The sum, one after the other."""
+    return float(np.add.accumulate(sums)[-1]) if sums.size else 0.0
+
+
+def fold(lanes: Array) -> Array:
+    """The lanes of the last axis, 16 of them, folded 8, 4, 2, 1."""
+    for half in (8, 4, 2, 1):
+        lanes = lanes[..., :half] + lanes[..., half:]
+    folded: Array = lanes[..., 0]
+    return folded
+
+
+def trust_ratio(of: Array, to: Array) -> Array:
+    """``of / to``; 1 where either is 0."""
+    ratio: Array = np.where((of > 0) & (to > 0), of / np.where(to > 0, to, 1.0), 1.0)
+    return ratio

@@ -287,3 +287,16 @@ def test_a_snapshot_that_does_not_fit_changes_nothing(backend, rng):
     opt.grads["a"][...] = 1
     opt.step(seen=old)
     opt.step({**g, "a": None}, seen={"a": old["a"], "b": None})
+
+
+@each_backend
+def test_a_late_step_that_is_skipped_changes_nothing(backend):
+    p = np.ones(3)
+    opt = fastopt.AdaptiveRevision(p, backend=backend, nonfinite="skip")
+    old = opt.snapshot()
+    opt.step(np.ones(3))
+    before, states = p.copy(), opt.state_dict()["state"][0]
+    opt.step(np.array([1.0, np.nan, 1.0]), seen=old)
+    after = opt.state_dict()["state"][0]
+    assert opt.skipped == 1 and (p == before).all()
+    assert all((np.asarray(after[k]) == a).all() for k, a in states.items())

@@ -131,12 +131,14 @@ class AdaptiveRevision(Optimizer):
             before = [state[rows].copy() for state, rows, _ in late]
             for state, rows, a in late:
                 state[rows] = a[rows]
+        skipped, done = self.skipped, False
         try:
             super().step(grads)
-        except BaseException:
-            for (state, rows, _), old in zip(late, before, strict=True):
-                state[rows] = old
-            raise
+            done = self.skipped == skipped
+        finally:
+            if not done:  # refused, or skipped for what is not finite
+                for (state, rows, _), old in zip(late, before, strict=True):
+                    state[rows] = old
 
     def _late(self, grads: Any, seen: Any) -> list[tuple[Array, Any, Array]]:
         """Of each parameter with a snapshot and a gradient: its state, the rows to set, and the snapshot; all checked."""

@@ -28,6 +28,24 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"amsgrad": True, "eps_form": "hat", "weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
     "adamw": [{}, {"amsgrad": True, "maximize": True, "eps_form": "hat"}],
+    "rprop": [{}, {"lr": 0.3, "etas": (0.3, 1.5), "step_sizes": (1e-3, 2.0)}],
+    "asgd": [{}, {"lr": 0.1, "lambd": 0.3, "t0": 2, "alpha": 0.6}, {"lambd": 0.0, "t0": 0}],
+    "lion": [{}, {"betas": (0.6, 0.8), "lr": 0.03}],
+    "signsgd": [{}, {"lr": 0.3}],
+    "signum": [{}, {"momentum": 0.6}],
+    "adan": [
+        {},
+        {"betas": (0.5, 0.3, 0.9), "eps": 0.0},
+        {"weight_decay": 0.1, "lr": 0.1},
+        {"weight_decay": 0.1, "no_prox": True, "eps": 1e-3},
+    ],
+    "ftrl": [
+        {"lr": 0.1},
+        {"l1": 0.1, "l2": 0.2, "beta": 1.0, "lr": 0.3},
+        {"initial_accumulator_value": 0.0, "l2_shrinkage": 0.1, "lr": 0.05},
+    ],
+    "cocob": [{}, {"alpha": 3.0, "lr": 0.1}, {"eps": 0.0}],
+    "adaptiverevision": [{}, {"lr": 0.1, "initial_accumulator_value": 0.0}],
     "lamb": [{}, {"betas": (0.5, 0.9), "eps": 0.0, "weight_decay": 0.1}],
     "lars": [
         {},
@@ -56,6 +74,11 @@ BLOCKS: list[dict[str, Any]] = [
     {"transforms": [fastopt.clip_global_norm(0.5), fastopt.transforms.ema(0.9)], "maximize": True},
     {"transforms": [fastopt.transforms.lookahead(3), fastopt.transforms.swa(1, 2)], "weight_decay": 0.05},
 ]
+
+
+def decay(cls: type, amount: float) -> dict[str, float]:
+    """Weight decay as an option, where an optimizer has it."""
+    return {"weight_decay": amount} if "weight_decay" in inspect.signature(cls).parameters else {}
 
 
 def cases(blocks: bool = True) -> list[tuple[str, dict[str, Any]]]:

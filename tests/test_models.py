@@ -181,10 +181,15 @@ def problem(rng: np.random.Generator, n: int = 3000, n_features: int = 500, dtyp
     return X, np.where(y, "yes", "no")
 
 
-@pytest.mark.parametrize("name", NAMES)
+#: rates for those that do not learn at 0.5
+LEARNING_RATES = {"adadelta": 3.0, "adam": 0.01, "adamw": 0.01, "rmsprop": 0.01, "momentum": 0.05, "nag": 0.05}
+LEARNING_RATES |= {"lion": 0.002, "signum": 0.002}
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"rprop", "signsgd"}))  # these need batches
 def test_every_optimizer_learns(name, rng):
     X, y = problem(rng)
-    lr = {"adadelta": 3.0, "adam": 0.01, "adamw": 0.01, "rmsprop": 0.01, "momentum": 0.05, "nag": 0.05}.get(name, 0.5)
+    lr = LEARNING_RATES.get(name, 0.5)
     model = LinearClassifier(optimizer=name, lr=lr, epochs=10, random_state=1).fit(X, y)
     assert model.coef_.dtype == np.float32
     assert model.t_ == 30000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,9 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
 
     def _start(self, n_features: int, dtype: Any) -> None:
         cls, options = by_name(self.optimizer)
-        options = cls.fill_options({**options, "lr": self.lr, "weight_decay": 0.0})  # l2 is the decay here
+        if "weight_decay" in inspect.signature(cls).parameters:
+            options["weight_decay"] = 0.0  # l2 is the decay here
+        options = cls.fill_options({**options, "lr": self.lr})
         parameter = float(getattr(self, "epsilon", 0.0))
         self._trainer = SampleTrainer(
             n_features,

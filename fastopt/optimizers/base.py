@@ -247,7 +247,9 @@ class Optimizer(metaclass=Constructor):
         own = list(inspect.signature(cls.__init__).parameters.values())[1:]
         if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:  # say what they are
             common = inspect.signature(Optimizer.__init__).parameters.values()
-            without = {p.name for p in own} | set(cls.fixed) | ({"decoupled_weight_decay"} if cls.owns_decay else set())
+            without = {p.name for p in own} | set(cls.fixed)
+            if cls.owns_decay or "weight_decay" not in without:
+                without.add("decoupled_weight_decay")
             more = [p for p in common if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in without]
             cls.__signature__ = inspect.Signature([*own[:-1], *more])  # type: ignore[attr-defined]
 
@@ -360,7 +362,7 @@ class Optimizer(metaclass=Constructor):
         """Why the options `o` have no exact sparse mode, and what to do instead; empty where they have one."""
         if cls.decay_by_blocks(o)[0]:
             return (
-                "coupled weight_decay feeds the second moments of untouched rows, which has no closed form; use "
+                "coupled weight_decay gives untouched rows a gradient, whose effect has no closed form; use "
                 "decoupled_weight_decay=True, weight_decay=0 or sparse='lazy'"
             )
         return ""
@@ -707,26 +709,26 @@ class Optimizer(metaclass=Constructor):
             "optimizer of its own, or put a lock around step"
         )
 
-    def _explain_structure(self, grads: Any) -> tuple[Any, ...]:
+    def _explain_structure(self, given: Any, what: str = "gradient") -> tuple[Any, ...]:
         """The gradients in the order of the parameters, or an error that says what does not fit."""
         n = len(self._params)
         if self._names is None:
-            if not isinstance(grads, (list, tuple)):
+            if not isinstance(given, (list, tuple)):
                 raise DTypeError(
-                    f"pass the gradients as a list of {n}, one for each parameter in group order, got {type(grads).__name__}"
+                    f"pass the {what}s as a list of {n}, one for each parameter in group order, got {type(given).__name__}"
                 )
-            if len(grads) != n:
-                raise ShapeError(f"got {len(grads)} gradients for {n} parameters; pass None for one to be skipped")
-            return tuple(grads)
-        if not isinstance(grads, Mapping):
-            raise DTypeError(f"pass the gradients as a dict under the parameters' names, got {type(grads).__name__}")
-        for name in grads:
+            if len(given) != n:
+                raise ShapeError(f"got {len(given)} {what}s for {n} parameters; pass None for one to be skipped")
+            return tuple(given)
+        if not isinstance(given, Mapping):
+            raise DTypeError(f"pass the {what}s as a dict under the parameters' names, got {type(given).__name__}")
+        for name in given:
             if name not in self._names:
                 raise ShapeError(f"there is no parameter {name!r}.{did_you_mean(name, self._names)}")
         for name in self._names:
-            if name not in grads:
-                raise ShapeError(f"no gradient for parameter {name!r}; pass None for one to be skipped")
-        return tuple(grads[name] for name in self._names)
+            if name not in given:
+                raise ShapeError(f"no {what} for parameter {name!r}; pass None for one to be skipped")
+        return tuple(given[name] for name in self._names)
 
     def _explain_parameter(self, i: int) -> None:
         p, label = self._params[i], self._labels[i]

@@ -27,18 +27,8 @@ NAMES = ["scalar", "bias", "weight", "table", "empty"]
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
 
 #: How many settings torch 2.13 has of each optimizer: one that vanishes there would not be missed here otherwise.
-COUNTS = {
-    "Adadelta": 9,
-    "Adagrad": 7,
-    "Adam": 10,
-    "AdamW": 10,
-    "Adamax": 10,
-    "NAdam": 11,
-    "RAdam": 10,
-    "RMSprop": 11,
-    "SGD": 9,
-    "SparseAdam": 4,
-}
+COUNTS = {"ASGD": 12, "Adadelta": 9, "Adagrad": 7, "Adam": 10, "AdamW": 10, "Adamax": 10, "NAdam": 11, "RAdam": 10}
+COUNTS |= {"RMSprop": 11, "Rprop": 7, "SGD": 9, "SparseAdam": 4}
 #: The settings that need an option which fastopt lacks: (optimizer, torch's description) -> reason. There are none.
 SKIPPED: dict[tuple[str, str], str] = {}
 
@@ -47,6 +37,22 @@ TORCH_ONLY = {"foreach", "fused", "capturable", "differentiable"}
 
 DENSE = sorted(set(COUNTS) - {"SparseAdam"})
 INFO: dict[str, OptimizerInfo] = {info.name: info for info in optim_db}
+
+
+@pytest.fixture(autouse=True)
+def torch_has_its_scalars_in_float64() -> Iterator[None]:
+    """ASGD keeps its rate in torch's default dtype, whatever the parameters are."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def decay_of(name: str, amount: float) -> dict[str, float]:
+    """Weight decay as an option, where torch's optimizer has it."""
+    return (
+        {"weight_decay": amount} if "weight_decay" in inspect.signature(getattr(torch.optim, name)).parameters else {}
+    )
+
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 optimizers = pytest.mark.parametrize("name", DENSE)
@@ -197,11 +203,23 @@ class Pair:
         for opt in (self.opt, self.reference):
             for key, value in options.items():
                 opt.param_groups[group][key] = value
+        # Torch's ASGD forms the rate of a step at the end of the one before; here a change holds at once.
+        theirs = self.reference.param_groups[group]
+        for p in theirs["params"]:
+            if "eta" in self.reference.state[p] and "lr" in options:
+                state = self.reference.state[p]
+                state["eta"].fill_(
+                    theirs["lr"] / (1 + theirs["lambd"] * theirs["lr"] * state["step"]) ** theirs["alpha"]
+                )
 
     def states(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """The states of each parameter, of fastopt and of torch, by name."""
         mine, theirs = self.opt.state_dict()["state"], self.reference.state_dict()["state"]
-        return [(dict(mine[key]), dict(theirs.get(i, {}))) for i, key in enumerate(self.keys)]
+        scalars = {"eta", "mu"}  # ASGD's, which follow from the step
+        return [
+            (dict(mine[key]), {k: v for k, v in theirs.get(i, {}).items() if k not in scalars})
+            for i, key in enumerate(self.keys)
+        ]
 
     def check(self) -> None:
         """Parameters, states and counters agree."""
@@ -214,7 +232,8 @@ class Pair:
             theirs.pop("mu_product", None)  # of NAdam's momenta; here it is a function of the step
             if not theirs and not self.counts[i]:
                 # Torch makes states in a parameter's first step, fastopt at once.
-                assert not any(a.any() for a in mine.values()), what
+                group = self.opt.param_groups[self.opt._group_of[i]]
+                assert all((a == a.dtype.type(self.opt.start(k, group))).all() for k, a in mine.items()), what
                 continue
             assert mine.keys() == theirs.keys(), what
             for state, a in mine.items():
@@ -284,6 +303,8 @@ SPANS: dict[str, list[dict[str, Any]]] = {
     "Adamax": [{"lr": 0.05}, {"betas": (0.5, 0.8), "eps": 1e-2}],
     "NAdam": [{"lr": 0.05}, {"betas": (0.5, 0.8), "eps": 1e-3, "momentum_decay": 0.5}],
     "RAdam": [{"lr": 0.05}, {"betas": (0.5, 0.8), "eps": 1e-3}, {"betas": (0.9, 0.6)}],
+    "ASGD": [{"lr": 0.1}, {"lr": 0.1, "lambd": 0.2, "alpha": 0.6, "t0": 5}],
+    "Rprop": [{"lr": 0.05}, {"lr": 0.3, "etas": (0.3, 1.6), "step_sizes": (1e-2, 0.5)}],
 }
 #: Spans for options that torch lacks.
 NOT_TORCH = {"adamax_outside"}
@@ -303,7 +324,8 @@ def test_no_span_and_no_state_is_left_out() -> None:
             spans.add((name, pair.opt.rule(pair.opt.param_groups[0])))
             states |= pair.states()[0][0].keys()
     assert spans == {(name, rule.span) for name in DENSE for rule in mine_of(name).rules if rule.span not in NOT_TORCH}
-    names = "acc_delta exp_avg exp_avg_sq exp_inf grad_avg max_exp_avg_sq momentum_buffer square_avg step sum"
+    names = "acc_delta ax exp_avg exp_avg_sq exp_inf grad_avg max_exp_avg_sq momentum_buffer prev square_avg step"
+    names += " step_size sum"
     assert sorted(states) == names.split()
 
 
@@ -315,7 +337,7 @@ def test_weight_decay_and_maximize(
     name: str, kwargs: dict[str, Any], decay: float, maximize: bool, dtype: type
 ) -> None:
     rng = numbers(name, kwargs, decay, maximize, dtype)
-    pair = Pair(name, {**kwargs, "weight_decay": decay, "maximize": maximize}, draw(rng, dtype))
+    pair = Pair(name, {**kwargs, **decay_of(name, decay), "maximize": maximize}, draw(rng, dtype))
     for _ in range(STEPS):
         pair.step(draw(rng, dtype))
         pair.check()
@@ -327,7 +349,7 @@ def test_none_skips_and_zero_does_not(name: str, kwargs: dict[str, Any], dtype: 
     """Counters drift apart: bias corrections, Adagrad's decay and the first step of momentum follow each its own."""
     rng = numbers(name, kwargs, dtype)
     start = draw(rng, dtype, [(4,), (7,), (5, 3), (33, 17), ()])
-    pair = Pair(name, {**kwargs, "weight_decay": 0.1}, start)
+    pair = Pair(name, {**kwargs, **decay_of(name, 0.1)}, start)
     for t in range(STEPS):
         grads: list[np.ndarray | None] = [*draw(rng, dtype, [p.shape for p in start])]
         # The first never has a gradient, the second not before the eleventh step, the last always.
@@ -349,7 +371,7 @@ def test_none_skips_and_zero_does_not(name: str, kwargs: dict[str, Any], dtype: 
 def test_two_groups_with_different_options(name: str, structure: str, dtype: type) -> None:
     rng = numbers(name, structure, dtype)
     one, other = SPANS[name][-1], SPANS[name][0]
-    groups = [(2, {**one, "weight_decay": 0.1}), (3, {**other, "maximize": True, "lr": 0.02})]
+    groups = [(2, {**one, **decay_of(name, 0.1)}), (3, {**other, "maximize": True, "lr": 0.02})]
     pair = Pair(name, {"lr": 0.3}, draw(rng, dtype), structure, groups)
     for t in range(STEPS):
         grads: list[np.ndarray | None] = [*draw(rng, dtype)]
@@ -367,7 +389,7 @@ def test_options_changed_in_the_middle(name: str, kwargs: dict[str, Any], dtype:
         10: (0, {"lr": 0.2}),
         20: (1, {"lr": 0.003}),
         25: (0, {"lr": 0.0}),  # a rate of zero holds the parameters; the states go on
-        30: (0, {"lr": 0.05, "weight_decay": 0.3}),
+        30: (0, {"lr": 0.05, **decay_of(name, 0.3)}),
         40: (1, {"maximize": True, "lr": 0.01}),
     }
     for t in range(STEPS):

@@ -893,7 +893,7 @@ BAD["factors"] = [(0.5, 1.0), (1.0, 1.2), (0.0, 1.2), (1.2, 0.5), *BAD["pair"]]
 BAD["sizes"] = [bad for bad in BAD["pair"] if type(bad) is not tuple or bad != (0.9, 1.0)]
 BAD["power"] = [*NEVER, math.inf, -math.inf, 1e-300, 1]
 #: kinds that a default does not tell
-KINDS = {"etas": "factors", "step_sizes": "sizes", "lr_power": "power"}
+KINDS = {"nus": "shares", "etas": "factors", "step_sizes": "sizes", "lr_power": "power"}
 
 
 def options_of(cls: type) -> dict[str, str]:
@@ -904,7 +904,7 @@ def options_of(cls: type) -> dict[str, str]:
         if name in ("params", "preset", "sparse", "backend", "n_threads"):
             continue
         kind = {bool: "flag", str: "word", tuple: "pair"}.get(type(d), "number")
-        kind = {"nus": "shares", **KINDS}.get(name, "triple" if kind == "pair" and len(d) == 3 else kind)
+        kind = KINDS.get(name, "triple" if kind == "pair" and len(d) == 3 else kind)
         fraction = name in ("momentum", "rho") or (name == "alpha" and d < 1 and cls is not fastopt.ASGD)
         found[name] = "fraction" if fraction else kind
     return found

@@ -213,13 +213,19 @@ def rules() -> dict[str, str]:
     return {rule.span: file for file, rule in every_rule()}
 
 
+def measures() -> dict[str, str]:
+    """Every measure that a rule names, and the file that does."""
+    return {f"measure_{rule.measure.name}": file for file, rule in every_rule() if rule.measure}
+
+
 @needs_native
 @pytest.mark.parametrize("isa", kernels.runnable())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_rule_has_its_span_and_every_span_its_rule(isa, dtype):
     """The other builds include the same files; what this CPU cannot run is not imported."""
     table = kernels.load(isa)[dtype]
-    for span, file in rules().items():
+    named = rules() | measures()
+    for span, file in named.items():
         assert table.get(span), f"{file} names the span {span!r}, which no TABLE line in fastopt/kernels enters."
     helpers = set()
     for stem in sorted(HELPERS):
@@ -227,7 +233,7 @@ def test_every_rule_has_its_span_and_every_span_its_rule(isa, dtype):
             helpers |= set(re.findall(r'^TABLE\["(\w+)"\]', (KERNELS / f"{stem}.pyx").read_text(), re.M))
     if helpers:
         for name in table:
-            assert name in rules() or name in helpers or name.startswith("catch_"), (
+            assert name in named or name in helpers or name.startswith("catch_"), (
                 f"the span {name!r} in fastopt/kernels is named by no Rule."
             )
 
@@ -298,7 +304,9 @@ def documented(cls: type) -> dict[str, str]:
 
 
 def own_constructor(cls: type) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(cls).parameters)
+    if issubclass(cls, fastopt.Optimizer):
+        return dict(inspect.signature(cls).parameters)
+    return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
 
 
 @pytest.mark.parametrize("name", sorted(exports()))

@@ -60,7 +60,7 @@ class Prodigy(Optimizer):
         Where d starts.
     d_coef : float, default 1.0
         :math:`c`.
-    growth_rate : float of at least 1, default infinity
+    growth_rate : float of at least 1, default inf
         The most by which d grows in a step.
     **common
         Options of every optimizer: see `Optimizer`.

@@ -76,7 +76,7 @@ class YellowFin(Optimizer):
     ``momentum_buffer``, ``grad_avg``; each group remembers what it has measured.
     """
 
-    options = {"beta": checks.fraction, "curv_window_width": checks.integer(1)}
+    options = {"beta": checks.fraction, "curv_window_width": checks.integer(1, 10**6)}
     rules = (Rule("yellowfin", ("momentum_buffer", "grad_avg"), yellowfin, measure=Measure("yellowfin", measure)),)
     presets = {"paper": {}}
     memory = {

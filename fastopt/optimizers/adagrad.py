@@ -10,13 +10,13 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from .base import Catch, Common, Optimizer, Rule
-from .tables import SHRINK, Gap, Scalars
+from .tables import SHRINK, Gap, Scalars, eps_places
 
 
 def adagrad(p: Array, g: Array, a: Array, h: Array) -> None:
-    rate, eps = h
+    rate, inner, outer = h
     a[...] = a + g * g
-    p[...] = p - rate * (g / (np.sqrt(a) + eps))
+    p[...] = p - rate * (g / (np.sqrt(a + inner) + outer))
 
 
 class Adagrad(Optimizer):
@@ -35,8 +35,9 @@ class Adagrad(Optimizer):
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     initial_accumulator_value : float, default 0
     eps : float, default 1e-10
-        Beside the root, as in PyTorch; Keras and optax have it inside. At least the smallest normal number of the dtype
-        is used, so that 0/0 cannot arise.
+        At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.
+    eps_form : {"outside", "inside"}, default "outside"
+        Where epsilon sits: beside the root (PyTorch), or inside, :math:`\sqrt{a + \epsilon}` (Keras, optax).
     **common
         Options of every optimizer: see `Optimizer`.
 
@@ -49,8 +50,20 @@ class Adagrad(Optimizer):
         "lr_decay": checks.non_negative,
         "initial_accumulator_value": checks.non_negative,
         "eps": checks.non_negative,
+        "eps_form": checks.one_of("outside", "inside"),
     }
     rules = (Rule("adagrad", ("sum",), adagrad, Catch("decay0", 0, 0)),)
+
+    presets = {
+        "keras": {
+            "lr": 1e-3,
+            "initial_accumulator_value": 0.1,
+            "eps": 1e-7,
+            "eps_form": "inside",
+            "decoupled_weight_decay": True,
+        },
+        "paper": {"eps": 1e-8, "eps_form": "inside"},
+    }
 
     def __init__(
         self,
@@ -60,6 +73,8 @@ class Adagrad(Optimizer):
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
+        *,
+        eps_form: str = "outside",
         **common: Unpack[Common],
     ) -> None:
         options = dict(
@@ -68,6 +83,7 @@ class Adagrad(Optimizer):
             weight_decay=weight_decay,
             initial_accumulator_value=initial_accumulator_value,
             eps=eps,
+            eps_form=eps_form,
         )
         super().__init__(params, options, **common)
 
@@ -81,7 +97,7 @@ class Adagrad(Optimizer):
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
-        return o["lr"] / (1.0 + (t - 1) * o["lr_decay"]), max(o["eps"], o["tiny"])
+        return o["lr"] / (1.0 + (t - 1) * o["lr_decay"]), *eps_places(o)
 
     @staticmethod
     def settled(o: Mapping[str, Any], born: int) -> int | None:

@@ -37,6 +37,12 @@ class Gap(NamedTuple):
     fade: float = 0.0  # how fast the moves of an abandoned row fade: the ratio of one to the one before
 
 
+def eps_places(o: Mapping[str, Any]) -> tuple[float, float]:
+    """What to add inside the root and what beside it, for `eps_form`."""
+    eps = max(o["eps"], o["tiny"])
+    return (eps, 0.0) if o["eps_form"] == "inside" else (0.0, eps)
+
+
 def rate_at(lr: Any, step: int) -> float:
     """The rate of one step (counted from 0) of a schedule."""
     value = lr(step)

@@ -23,7 +23,9 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {},
         {"lr_decay": 0.1, "initial_accumulator_value": 0.5},
         {"eps": 0.0},
-        {"eps_form": "inside", "eps": 1e-7},
+        {"eps_form": "inside", "eps": 1e-7, "power": 1.0},
+        {"eps_form": "inside", "eps": 0.0, "power": 0.3},
+        {"eps": 0.0, "power": 0.75},
     ],
     "adadelta": [{}, {"rho": 0.5, "lr": 0.3, "eps": 0.0}],
     "rmsprop": [

@@ -125,7 +125,7 @@ def test_openmp_lives_in_the_drivers_alone():
 
 # ------------------------------------------------------------------------------------------------------- optimizers
 
-RESERVED = {"__init__", "base", "plan", "powers", "table", "tables"}
+RESERVED = {"__init__", "base", "elementary", "plan", "powers", "table", "tables"}
 HELPERS = {"drivers", "blocks", "catch", "scores"}
 
 

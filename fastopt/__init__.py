@@ -25,6 +25,8 @@ from .optimizers.adam import Adam as Adam
 from .optimizers.adam import AdamW as AdamW
 from .optimizers.base import Optimizer as Optimizer
 from .optimizers.rmsprop import RMSprop as RMSprop
+from .optimizers.schedulefree import ScheduleFreeAdamW as ScheduleFreeAdamW
+from .optimizers.schedulefree import ScheduleFreeSGD as ScheduleFreeSGD
 from .optimizers.sgd import SGD as SGD
 from .optimizers.table import Table as Table
 from .sparse import SparseGrad as SparseGrad

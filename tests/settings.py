@@ -43,6 +43,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"amsgrad": True, "eps_form": "hat", "weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
     "adamw": [{}, {"amsgrad": True, "maximize": True, "eps_form": "hat"}],
+    "schedulefreesgd": [{}, {"momentum": 0.5, "warmup_steps": 7, "r": 0.7, "weight_lr_power": 1.5}],
+    "schedulefreeadamw": [{}, {"betas": (0.5, 0.9), "eps": 0.0, "warmup_steps": 7, "r": 0.7, "weight_lr_power": 0.0}],
 }
 #: What the block operations add, tried with every setting.
 BLOCKS: list[dict[str, Any]] = [

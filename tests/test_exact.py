@@ -32,17 +32,27 @@ from fastopt import (
 Array = np.ndarray
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 #: states that gradients of opposite signs cancel in; the others are sums of squares
-SIGNED = {"momentum_buffer", "exp_avg", "grad_avg"}
+SIGNED = {"momentum_buffer", "exp_avg", "grad_avg", "z"}
 #: rates that move every optimizer by amounts worth comparing
-RATES = {"sgd": 0.05, "adagrad": 0.1, "adadelta": 1.0, "rmsprop": 0.01, "adam": 0.02, "adamw": 0.02}
+RATES = {
+    "sgd": 0.05,
+    "adagrad": 0.1,
+    "adadelta": 1.0,
+    "rmsprop": 0.01,
+    "adam": 0.02,
+    "adamw": 0.02,
+    "schedulefreesgd": 0.05,
+    "schedulefreeadamw": 0.02,
+}
 #: pairs of decay factors, beta1 below the root of beta2
 BETAS = [(0.9, 0.999), (0.9, 0.95), (0.95, 0.999), (0.8, 0.7), (0.9, 0.9)]
 
 
 def has_exact_form(case: tuple[str, dict[str, Any]]) -> bool:
-    """Coupled decay is linear in SGD alone."""
+    """Coupled decay is linear in SGD and Schedule-Free alone."""
     name, o = case
-    return name in ("sgd", "adamw") or not o.get("weight_decay") or o.get("decoupled_weight_decay", False)
+    linear = ("sgd", "adamw", "schedulefreesgd", "schedulefreeadamw")
+    return name in linear or not o.get("weight_decay") or o.get("decoupled_weight_decay", False)
 
 
 EXACT = [case for case in cases() if has_exact_form(case)]

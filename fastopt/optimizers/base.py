@@ -190,6 +190,10 @@ class Optimizer(metaclass=Constructor):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: whether weight decay is the span's own affair, and not that of the block operations
     owns_decay: ClassVar[bool] = False
+    #: whether coupled weight decay is; decoupled decay may be asked for, and is that of the block operations
+    couples_decay: ClassVar[bool] = False
+    #: whether linear models can train by the span alone
+    for_samples: ClassVar[bool] = True
     #: states that do not exist before the first step that uses them (torch's momentum buffer)
     born_late: ClassVar[frozenset[str]] = frozenset()
 
@@ -207,7 +211,8 @@ class Optimizer(metaclass=Constructor):
     }
 
     def __init_subclass__(cls) -> None:
-        Optimizer.known.setdefault(cls.__name__.lower(), cls)
+        if not cls.__name__.startswith("_"):
+            Optimizer.known.setdefault(cls.__name__.lower(), cls)
         own = list(inspect.signature(cls.__init__).parameters.values())[1:]
         if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:  # say what they are
             common = inspect.signature(Optimizer.__init__).parameters.values()
@@ -504,7 +509,7 @@ class Optimizer(metaclass=Constructor):
                 rule.span,
                 len(rule.states),
                 group["maximize"],
-                decay and not decoupled,
+                decay and not decoupled and not self.couples_decay,
                 decay and decoupled,
                 kernels.table,
                 self._law(rule.catch, group.get("weight_decay", 0.0) != 0),

@@ -858,6 +858,7 @@ BAD: dict[str, list[Any]] = {
         np.longdouble("inf"),
         Fraction(-1, 9),
     ],
+    "count": [*NEVER, math.inf, -1, np.int64(-1), 0.5, 1.0],
     "fraction": [*NEVER, math.inf, -math.inf, -1e-300, 1.0, 1, 1.5, np.float32(1)],
     "pair": [
         None,
@@ -882,7 +883,7 @@ BAD: dict[str, list[Any]] = {
         np.zeros((2, 2)),
     ],
     "flag": [None, 1, 0, 1.0, "True", "", [], (), np.float32(1), Bomb()],
-    "word": [None, 1, True, "", "HAT", "inside", "outside ", b"hat", ["hat"], Bomb()],
+    "word": [None, 1, True, "", "HAT", "beside", "outside ", b"hat", ["hat"], Bomb()],
 }
 
 
@@ -893,7 +894,7 @@ def options_of(cls: type) -> dict[str, str]:
         d = parameter.default
         if name in ("params", "preset", "sparse", "backend", "n_threads"):
             continue
-        kind = {bool: "flag", str: "word", tuple: "pair"}.get(type(d), "number")
+        kind = {bool: "flag", str: "word", tuple: "pair", int: "count"}.get(type(d), "number")
         found[name] = "fraction" if name in ("momentum", "rho", "alpha") else kind
     return found
 

@@ -11,7 +11,7 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from ..errors import StateError
-from .base import NOW, Catch, Common, Optimizer, Rule
+from .base import MOST_STEPS, NOW, Catch, Common, Optimizer, Rule
 from .elementary import power
 from .powers import powers
 from .tables import COUPLE, SHRINK, SPAN, Gap, Scalars, rate_at
@@ -72,13 +72,14 @@ def shares(o: Mapping[str, Any], n: int) -> tuple[Array, Array]:
     lr, now = o["history"]
     warmup, r, lr_power = o["warmup_steps"], o["r"], o["weight_lr_power"]
     known = known_sums(Same(lr), warmup, r, lr_power)
+    unit = lr if not callable(lr) and lr > 0 else 1.0  # of the rates in the weights, where a square may be too large
 
     def extend(first: int, rates: Any, count: int) -> tuple[Array, Array, Array, Array]:
         steps = np.arange(first, first + count)
         total, top = known[first]
         rate = warmed(rates, steps, warmup)
         tops = np.maximum.accumulate(np.concatenate([[top], rate]))[1:]
-        weights = raised(steps + 1.0, r) * raised(tops, lr_power)
+        weights = raised(steps + 1.0, r) * raised(tops / unit, lr_power)
         return np.cumsum(np.concatenate([[total], weights]))[1:], tops, weights, rate
 
     def past(first: int, count: int) -> Any:
@@ -109,6 +110,7 @@ class _ScheduleFree(Optimizer):
 
     @classmethod
     def common_scalars(cls, t: Array, o: Mapping[str, Any]) -> tuple[Array, Array, Array]:
+        """Share of z in the average, what of the update y takes, and what z."""
         share, rate = shares(o, len(t))
         return share, rate * (1.0 - cls.beta(o) * (1.0 - share)), rate
 
@@ -170,7 +172,11 @@ class _ScheduleFree(Optimizer):
         self._averaged = averaged
 
 
-AVERAGING = {"warmup_steps": checks.integer(0), "r": checks.non_negative, "weight_lr_power": checks.non_negative}
+AVERAGING = {
+    "warmup_steps": checks.integer(0, MOST_STEPS),
+    "r": checks.non_negative,
+    "weight_lr_power": checks.non_negative,
+}
 inside = checks.number(0.0, 1.0, closed_low=False, closed_high=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import pickle
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from test_arguments import each_backend, refused
 
 import fastopt
 from fastopt import HyperParameterError, ScheduleFreeAdamW, ScheduleFreeSGD, SparseGrad, StateError
+from fastopt.optimizers.schedulefree import shares
 
 Array = np.ndarray
 each_class = pytest.mark.parametrize("cls", [ScheduleFreeSGD, ScheduleFreeAdamW])
@@ -269,3 +271,19 @@ def test_a_table_can_be_switched_and_copied(cls):
     assert_bits(other.param, table.param)
     assert (table.param[3] < 1).all()
     assert (table.param[0] == 1).all()
+
+
+@pytest.mark.parametrize("lr", [0.1, 1e-200, 0.0])
+@pytest.mark.parametrize("warmup", [0, 7, 700, 3000])
+def test_shares_at_any_step_are_those_of_the_running_sum(lr, warmup):
+    s = np.arange(1, 6001.0)
+    for r, lr_power in itertools.product((0.0, 0.7, 3.0), (0.0, 1.5, 2.0)):
+        weights = s**r * (np.minimum(s / max(warmup, 1), 1.0) * (lr > 0)) ** lr_power
+        totals = np.cumsum(weights)
+        want = weights / np.where(totals > 0, totals, 1.0)
+        o = {"lr": lr, "warmup_steps": warmup, "r": r, "weight_lr_power": lr_power}
+        for now in (0, 100, 511, 512, 513, 1500, 5000):
+            got, _ = shares({**o, "history": (lr, now)}, 600)
+            np.testing.assert_allclose(got, want[now : now + 600], rtol=1e-12, atol=0)
+        got, _ = shares({**o, "history": (lr, 2**62)}, 3)
+        assert np.isfinite(got).all()

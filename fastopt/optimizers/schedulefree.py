@@ -64,10 +64,19 @@ def warmed(lr: Any, steps: Array, warmup: int) -> Array:
     return np.asarray(lr * np.minimum((steps + 1) / max(warmup, 1), 1.0))
 
 
+def power_sum(a: int, b: int, q: float) -> float:
+    """Sum of ``s**q`` for s from a + 1 to b, by the formula of Euler and Maclaurin; for a of at least CHUNK."""
+    n = np.array([a, b], np.float64)
+    inner = n / (q + 1.0) + 0.5 + q / (12.0 * n) - q * (q - 1.0) * (q - 2.0) / (720.0 * n * n * n)
+    whole = raised(n, q) * inner
+    return float(whole[1] - whole[0])
+
+
 def shares(o: Mapping[str, Any], n: int) -> tuple[Array, Array]:
     """Share of each of `n` steps in the average up to it, and its rate after warm-up.
 
-    The shares are a function of the step and the options alone: the sums before are made anew where they are not known.
+    The shares are a function of the step and the options alone: the sums before are made anew where they are not known, from
+    all rates of a schedule, or for a constant rate from those of the first chunk and a formula.
     """
     lr, now = o["history"]
     warmup, r, lr_power = o["warmup_steps"], o["r"], o["weight_lr_power"]
@@ -86,13 +95,20 @@ def shares(o: Mapping[str, Any], n: int) -> tuple[Array, Array]:
         return np.array([rate_at(lr, s) for s in range(first, first + count)]) if callable(lr) else np.full(count, lr)
 
     begin = now // CHUNK * CHUNK
-    for first in range(0, begin, CHUNK):
+    for first in range(0, begin if callable(lr) else min(begin, CHUNK), CHUNK):
         if first + CHUNK not in known:
             totals, tops, *_ = extend(first, past(first, CHUNK), CHUNK)
             known[first + CHUNK] = float(totals[-1]), float(tops[-1])
+    if begin not in known:  # a constant rate, in warm-up and after it
+        middle = min(max(warmup, CHUNK), begin)
+        rising = power_sum(CHUNK, middle, r + lr_power) / float(
+            raised(np.array([max(warmup, 1)], np.float64), lr_power)[0]
+        )
+        total = known[CHUNK][0] + (rising + power_sum(middle, begin, r) if lr > 0 or lr_power == 0 else 0.0)
+        known[begin] = total, lr * min(begin / max(warmup, 1), 1.0)
     rates = np.concatenate([past(begin, now - begin), np.broadcast_to(o["lr"], n)])
     totals, _, weights, rate = (a[now - begin :] for a in extend(begin, rates, len(rates)))
-    return np.where(totals > 0, weights / totals, 0.0), rate
+    return np.where(totals > 0, weights / np.where(totals > 0, totals, 1.0), 0.0), rate
 
 
 class _ScheduleFree(Optimizer):

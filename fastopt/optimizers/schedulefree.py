@@ -224,7 +224,7 @@ class ScheduleFreeSGD(_ScheduleFree):
 
     Notes
     -----
-    State: ``z``. As in the authors' code, steps and weights are those of the optimizer, also for a parameter that was given
+    State: ``z``. Warm-up and weights go by the steps of the optimizer, also for a parameter that was added later or given
     None in some; and z is the parameter before its first step. Here the weights are a function of the step and the options: a
     change of `lr` counts as if it had always been so, and a schedule is asked for all steps from 0; the authors keep a sum of
     what the rates were. Rows that `Table.resize` adds have z = 0: write it beside the parameter. The state dict says in

@@ -50,7 +50,7 @@ class Same:
 
 
 @functools.lru_cache(64)
-def known_sums(lr: Same, warmup: int, r: float, lr_power: float) -> dict[int, tuple[float, float]]:
+def known_sums(lr: Same, lag: int, warmup: int, r: float, lr_power: float) -> dict[int, tuple[float, float]]:
     """For multiples of CHUNK steps, as far as they are known: sum of the weights and largest rate of the steps before."""
     return {0: (0.0, 0.0)}
 
@@ -72,15 +72,19 @@ def power_sum(a: int, b: int, q: float) -> float:
     return float(whole[1] - whole[0])
 
 
-def shares(o: Mapping[str, Any], n: int) -> tuple[Array, Array]:
-    """Share of each of `n` steps in the average up to it, and its rate after warm-up.
+def shares(o: Mapping[str, Any], t: Array) -> tuple[Array, Array]:
+    """Share of each of the steps `t` in the average up to it, and its rate after warm-up.
 
     The shares are a function of the step and the options alone: the sums before are made anew where they are not known, from
     all rates of a schedule, or for a constant rate from those of the first chunk and a formula.
     """
-    lr, now = o["history"]
+    lr, first_asked = o["history"]
+    now, n = int(t[0]) - 1, len(t)
+    lag = (
+        first_asked - now if callable(lr) else 0
+    )  # steps of the optimizer that passed the parameter by, before it began
     warmup, r, lr_power = o["warmup_steps"], o["r"], o["weight_lr_power"]
-    known = known_sums(Same(lr), warmup, r, lr_power)
+    known = known_sums(Same(lr), lag, warmup, r, lr_power)
     unit = lr if not callable(lr) and lr > 0 else 1.0  # of the rates in the weights, where a square may be too large
 
     def extend(first: int, rates: Any, count: int) -> tuple[Array, Array, Array, Array]:
@@ -92,7 +96,11 @@ def shares(o: Mapping[str, Any], n: int) -> tuple[Array, Array]:
         return np.cumsum(np.concatenate([[total], weights]))[1:], tops, weights, rate
 
     def past(first: int, count: int) -> Any:
-        return np.array([rate_at(lr, s) for s in range(first, first + count)]) if callable(lr) else np.full(count, lr)
+        return (
+            np.array([rate_at(lr, lag + s) for s in range(first, first + count)])
+            if callable(lr)
+            else np.full(count, lr)
+        )
 
     begin = now // CHUNK * CHUNK
     for first in range(0, begin if callable(lr) else min(begin, CHUNK), CHUNK):
@@ -127,7 +135,7 @@ class _ScheduleFree(Optimizer):
     @classmethod
     def common_scalars(cls, t: Array, o: Mapping[str, Any]) -> tuple[Array, Array, Array]:
         """Share of z in the average, what of the update y takes, and what z."""
-        share, rate = shares(o, len(t))
+        share, rate = shares(o, t)
         return share, rate * (1.0 - cls.beta(o) * (1.0 - share)), rate
 
     @staticmethod
@@ -224,8 +232,8 @@ class ScheduleFreeSGD(_ScheduleFree):
 
     Notes
     -----
-    State: ``z``. Warm-up and weights go by the steps of the optimizer, also for a parameter that was added later or given
-    None in some; and z is the parameter before its first step. Here the weights are a function of the step and the options: a
+    State: ``z``. Warm-up and weights go by the parameter's own steps, and a schedule is taken to have begun as many steps
+    late as passed it by, where the authors count a group's; and z is the parameter before its first step. Here the weights are a function of the step and the options: a
     change of `lr` counts as if it had always been so, and a schedule is asked for all steps from 0; the authors keep a sum of
     what the rates were. Rows that `Table.resize` adds have z = 0: write it beside the parameter. The state dict says in
     ``"train_mode"`` which of the two the parameters hold. Keras weighs by the rate, not by the largest so far.

@@ -41,6 +41,8 @@ from .optimizers.qhadam import QHAdam as QHAdam
 from .optimizers.radam import RAdam as RAdam
 from .optimizers.rmsprop import RMSprop as RMSprop
 from .optimizers.rprop import Rprop as Rprop
+from .optimizers.schedulefree import ScheduleFreeAdamW as ScheduleFreeAdamW
+from .optimizers.schedulefree import ScheduleFreeSGD as ScheduleFreeSGD
 from .optimizers.sgd import SGD as SGD
 from .optimizers.signsgd import SignSGD as SignSGD
 from .optimizers.signsgd import Signum as Signum

@@ -220,8 +220,8 @@ class Optimizer(metaclass=Constructor):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: whether weight decay is the span's own affair, and not that of the block operations
     owns_decay: ClassVar[bool] = False
-    #: whether an element's step depends on that element alone; models need that
-    by_element: ClassVar[bool] = True
+    #: whether linear models can train by the span alone
+    for_samples: ClassVar[bool] = True
     #: what a group remembers from step to step beside its arrays, and where that starts: numbers, or tuples of them
     memory: ClassVar[Mapping[str, Any]] = {}
     #: states that start as a copy of the parameter
@@ -243,7 +243,8 @@ class Optimizer(metaclass=Constructor):
     }
 
     def __init_subclass__(cls) -> None:
-        Optimizer.known.setdefault(cls.__name__.lower(), cls)
+        if not cls.__name__.startswith("_"):
+            Optimizer.known.setdefault(cls.__name__.lower(), cls)
         own = list(inspect.signature(cls.__init__).parameters.values())[1:]
         if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:  # say what they are
             common = inspect.signature(Optimizer.__init__).parameters.values()

@@ -9,9 +9,9 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
+from ..reductions import trust_ratio
 from .base import Common, Measure, Optimizer, Rule
 from .powers import powers
-from .reductions import trust_ratio
 from .tables import Scalars
 
 
@@ -65,7 +65,7 @@ class LAMB(Optimizer):
     options = {"betas": checks.pair(checks.fraction), "eps": checks.non_negative}
     rules = (Rule("lamb", ("exp_avg", "exp_avg_sq"), lamb, measure=Measure("lamb", measure)),)
     presets = {"keras": {"eps": 1e-7, "decoupled_weight_decay": True}, "paper": {}}
-    by_element = False
+    for_samples = False
 
     def __init__(
         self,

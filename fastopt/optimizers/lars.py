@@ -10,8 +10,8 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from ..errors import HyperParameterError
+from ..reductions import trust_ratio
 from .base import Common, Measure, Optimizer, Rule
-from .reductions import trust_ratio
 from .tables import Scalars
 
 
@@ -82,7 +82,7 @@ class LARS(Optimizer):
     )
     presets = {"paper": {}}
     owns_decay = True
-    by_element = False
+    for_samples = False
 
     def __init__(
         self,

@@ -10,9 +10,9 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
+from ..reductions import left_to_right
 from .base import CommonButDecay, Measure, Optimizer, Rule
 from .powers import powers
-from .reductions import left_to_right
 from .tables import Scalars
 
 
@@ -89,7 +89,7 @@ class Prodigy(Optimizer):
     presets = {"paper": {}}
     copies = frozenset({"p0"})
     memory = {"d": 0.0, "d_max": 0.0, "numerator": 0.0, "steps": 0}
-    by_element = False
+    for_samples = False
 
     def __init__(
         self,

@@ -10,9 +10,9 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
+from ..reductions import left_to_right
 from .base import Common, Measure, Optimizer, Rule
 from .powers import powers
-from .reductions import left_to_right
 from .tables import Scalars
 
 TINY = 1e-6  # beside what is divided by, and inside logarithms: the authors' epsilon
@@ -90,7 +90,7 @@ class YellowFin(Optimizer):
         "rate": 0.0,
         "momentum": 0.0,
     }
-    by_element = False
+    for_samples = False
 
     def __init__(
         self,

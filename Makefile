@@ -31,10 +31,10 @@ $(VENV)/flights: $(VENV)/package
 demo: $(VENV)/flights  ## train all eight optimizers on a year of flights, beside scikit-learn
 	$(BIN)/fastopt demo
 
-test: $(VENV)/test $(VENV)/flights  ## everything but the comparisons with torch
+test: $(VENV)/test $(VENV)/flights  ## everything but the comparisons with torch and Vowpal Wabbit
 	$(BIN)/python -m pytest tests --ignore=tests/oracles --ignore=tests/packaging
 
-oracles: $(VENV)/oracles  ## compare with PyTorch
+oracles: $(VENV)/oracles  ## compare with PyTorch and Vowpal Wabbit
 	$(BIN)/python -m pytest tests/oracles
 
 packaging: $(VENV)/test $(VENV)/flights  ## build wheels in several ways, install them without a compiler, run them

@@ -19,7 +19,7 @@ def short(group: str) -> pytest.MarkDecorator:
 def dense(benchmark, name: str, n: int) -> None:
     rng = np.random.default_rng(0)
     cls = fastopt.Optimizer.known[name]
-    p, g = rng.standard_normal((2, n) if cls.by_element else (2, 10, n // 10), np.float32)
+    p, g = rng.standard_normal((2, n) if cls.plan is None else (2, 10, n // 10), np.float32)
     opt = cls(p)
     opt.step(g)
     benchmark(opt.step, g)

@@ -82,15 +82,30 @@ def one_of(*known: str) -> Check:
     return check
 
 
-def pair(each: Check) -> Check:
-    """A check for a tuple or list of two numbers."""
+def several(each: Check, count: int, what: str) -> Check:
+    """A check for a tuple or list of so many numbers, which the error calls `what`."""
 
-    def check(name: str, value: Any) -> tuple[Any, Any]:
-        if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise HyperParameterError(f"{name} must be a pair of numbers, got {value!r}")
-        return each(f"{name}[0]", value[0]), each(f"{name}[1]", value[1])
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (tuple, list)) or len(value) != count:
+            raise HyperParameterError(f"{name} must be {what}, got {value!r}")
+        return tuple(each(f"{name}[{k}]", x) for k, x in enumerate(value))
 
     return check
+
+
+def pair(each: Check) -> Check:
+    """A check for a tuple or list of two numbers."""
+    return several(each, 2, "a pair of numbers")
+
+
+def optional(each: Check) -> Check:
+    """A check for None, or for what `each` takes."""
+    return lambda name, value: None if value is None else each(name, value)
+
+
+def infinite_or(each: Check) -> Check:
+    """A check for positive infinity, or for what `each` takes."""
+    return lambda name, value: value if isinstance(value, float) and value == math.inf else each(name, value)
 
 
 non_negative = number(0.0)

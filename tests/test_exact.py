@@ -32,18 +32,29 @@ from fastopt import (
 Array = np.ndarray
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 #: states that gradients of opposite signs cancel in; the others are sums of squares
-SIGNED = {"momentum_buffer", "exp_avg", "grad_avg"}
+SIGNED = {"momentum_buffer", "exp_avg", "grad_avg", "exp_avg_diff", "previous_grad", "prev", "ax", "linear", "z"}
+SIGNED |= {"sum_grad", "grad_sum", "seen"}
 #: rates that move every optimizer by amounts worth comparing
-RATES = {"sgd": 0.05, "adagrad": 0.1, "adadelta": 1.0, "rmsprop": 0.01, "adam": 0.02, "adamw": 0.02}
-RATES.update(dict.fromkeys(("rowwiseadagrad", "sm3", "adafactor"), 0.1))
+RATES = {"sgd": 0.05, "adagrad": 0.1, "adadelta": 1.0, "rmsprop": 0.01, "adam": 0.02, "adamw": 0.02, "rprop": 0.01}
+RATES |= {"asgd": 0.05, "lion": 0.01, "signsgd": 0.01, "signum": 0.01, "adan": 0.02, "ftrl": 0.1, "cocob": 1.0}
+RATES |= {"adaptiverevision": 0.1, "schedulefreesgd": 0.05, "schedulefreeadamw": 0.02}
+RATES |= dict.fromkeys(["adamax", "nadam", "radam", "adabelief", "yogi", "qhadam"], 0.02)
+RATES |= dict.fromkeys(["rowwiseadagrad", "sm3", "adafactor"], 0.1)
+#: those whose step depends on the rates of all steps before it: a rate told by hand is another course
+LOOKING_BACK = {"schedulefreesgd", "schedulefreeadamw"}
 #: pairs of decay factors, beta1 below the root of beta2
 BETAS = [(0.9, 0.999), (0.9, 0.95), (0.95, 0.999), (0.8, 0.7), (0.9, 0.9)]
 
 
 def has_exact_form(case: tuple[str, dict[str, Any]]) -> bool:
-    """Coupled decay is linear in SGD alone."""
+    """Coupled decay is linear in SGD, ASGD and Schedule-Free alone; FTRL's shrinkage is not."""
     name, o = case
-    return name in ("sgd", "adamw") or not o.get("weight_decay") or o.get("decoupled_weight_decay", False)
+    cls = fastopt.Optimizer.known[name]
+    if cls.rules[0].catch is None or any(isinstance(t, fastopt.transforms.Mean) for t in o.get("transforms", ())):
+        return False
+    decays = name in ("sgd", "adamw", "asgd", "lion", "adan", "schedulefreesgd", "schedulefreeadamw")
+    decays |= o.get("decoupled_weight_decay", name == "adabelief")
+    return (decays or not o.get("weight_decay")) and not o.get("l2_shrinkage")
 
 
 EXACT = [case for case in cases(whole=False) if has_exact_form(case)]
@@ -83,15 +94,20 @@ def touch(rng: np.random.Generator, shape: tuple[int, ...], most: int, spread: i
     return Touch(rows, numbers(rng, (len(rows), *shape[1:]), spread))
 
 
-def schedule(base: float) -> Callable[[int], float]:
+def schedule(base: float, pause: float = 0.0) -> Callable[[int], float]:
     """Warm-up, cosine with restarts, and a step in between whose rate is exactly 0."""
 
     def rate(t: int) -> float:
         if t % 37 == 5:
-            return 0.0
+            return pause
         return base * min(1.0, (t + 1) / 20) * (1 + math.cos(math.pi * (t % 60) / 60)) / 2
 
     return rate
+
+
+def usual_schedule(name: str) -> Callable[[int], float]:
+    """A schedule of the rates that suit an optimizer; FTRL divides by it."""
+    return schedule(RATES[name], 1e-4 if name == "ftrl" else 0.0)
 
 
 # ------------------------------------------------------------------------------------------------------ comparisons
@@ -272,16 +288,15 @@ def run_table(
 ) -> tuple[Array, dict[str, Any]]:
     """Parameter and states after the course. The dense step is told every rate by hand, the exact one the schedule."""
     start, touches, grads = course
-    rate = schedule(RATES[case[0]])
+    rate = usual_schedule(case[0])
     p = start.astype(dtype)
-    mode = {"sparse": "exact", "lr": rate} if exact else {"lr": 0.0}
+    by_hand = not exact and case[0] not in LOOKING_BACK
+    mode = {"sparse": "exact" if exact else "lazy", "lr": rate(0) if by_hand else rate}
     opt = fastopt.Optimizer.known[case[0]](p, **{**case[1], **mode}, backend=backend)
     for t in range(COURSE):
-        if exact:
-            opt.step(touches[t].sparse(dtype))
-        else:
+        if by_hand:
             opt.param_groups[0]["lr"] = rate(t)
-            opt.step(grads[t].astype(dtype))
+        opt.step(touches[t].sparse(dtype) if exact else grads[t].astype(dtype))
     if exact:
         opt.flush()
     state = opt.state_dict()
@@ -327,15 +342,16 @@ def test_every_row_touched_is_the_dense_step(case, dtype, forced, use_build, rng
     cls = fastopt.Optimizer.known[case[0]]
     shapes = [(1,), (257,), (130, 1), (41, 17), (5, 7, 11), (3, 1030), (0, 4)]
     start = [rng.standard_normal(s).astype(dtype) for s in shapes]
-    rate = schedule(RATES[case[0]])
+    rate = usual_schedule(case[0])
     runs: dict[Any, Any] = {}
 
     def add(key: Any, backend: str, lr: Any, **mode: Any) -> None:
         params = [p.copy() for p in start]
         runs[key] = params, cls(params, **{**case[1], "lr": lr}, backend=backend, **mode)
 
-    add(("dense", "numpy", 1), "numpy", 0.0)
-    add(("dense", "native", 2), "native", 0.0)
+    by_hand = case[0] not in LOOKING_BACK
+    add(("dense", "numpy", 1), "numpy", rate(0) if by_hand else rate)
+    add(("dense", "native", 2), "native", rate(0) if by_hand else rate)
     builds = native_builds()
     for isa, threads in [(builds[0], 1), *itertools.product(builds, [2])]:
         use_build(isa)
@@ -346,7 +362,7 @@ def test_every_row_touched_is_the_dense_step(case, dtype, forced, use_build, rng
         sparse = [SparseGrad(o, g[o]) for o, g in zip(order, grads, strict=True)]
         for (kind, _, threads), (_, opt) in runs.items():
             forced(threads, 5)
-            if kind == "dense":
+            if kind == "dense" and by_hand:
                 opt.param_groups[0]["lr"] = rate(t)
             opt.step(grads if kind == "dense" else sparse)
     want, reference = runs["dense", "numpy", 1]
@@ -613,6 +629,33 @@ def test_epsilon_of_every_size(eps, eps_form, betas):
 
 @needs_native
 @pytest.mark.parametrize("eps", [0.0, 1e-8, 1e-3])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adamax", {"betas": (0.5, 0.6)}),
+        ("adamax", {"eps_form": "outside"}),
+        ("radam", {"betas": (0.5, 0.7)}),  # rectified from step 10 on
+        ("adabelief", {}),
+        ("yogi", {"betas": (0.99, 0.5)}),
+        ("qhadam", {"nus": (0.7, 0.01)}),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_epsilon_of_the_others(name, options, eps):
+    """Rows of sizes about epsilon, abandoned for up to 200 steps from the first ones on."""
+    rng = np.random.default_rng(6)
+    scale = (eps or 1e-3) * 10.0 ** np.linspace(-12, 6, 40)[:, None]
+    exact, dense = two_sides(name, {**options, "eps": eps}, shapes={"w": (40, 4)})
+    for t in range(200):
+        rows = np.flatnonzero(rng.random(40) < (0.3 if t < 20 or t > 180 else 0.02))
+        g = {"w": Touch(rows, rng.standard_normal((len(rows), 4)) * scale[rows])}
+        exact.step(g)
+        dense.step(g)
+    assert_equal_after_flush(exact, dense, f"{name} {options} eps={eps}")
+
+
+@needs_native
+@pytest.mark.parametrize("eps", [0.0, 1e-8, 1e-3])
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_squares_that_vanish_beside_moments_that_do_not(amsgrad, eps):
     """g is a number, g * g is 0: the second moment says nothing of the first."""
@@ -631,7 +674,16 @@ def test_squares_that_vanish_beside_moments_that_do_not(amsgrad, eps):
 
 @needs_native
 @pytest.mark.parametrize(
-    ("name", "options"), [("adam", {}), ("sgd", {"momentum": 0.9}), ("rmsprop", {"momentum": 0.9}), ("adadelta", {})]
+    ("name", "options"),
+    [
+        ("adam", {}),
+        ("sgd", {"momentum": 0.9}),
+        ("rmsprop", {"momentum": 0.9}),
+        ("adadelta", {}),
+        ("adamax", {}),
+        ("radam", {}),
+        ("adabelief", {}),
+    ],
 )
 def test_what_is_not_finite_stays_in_its_element(name, options):
     exact, dense = two_sides(name, options, shapes={"w": (9, 3)})
@@ -667,6 +719,14 @@ def test_what_is_not_finite_stays_in_its_element(name, options):
         ("rmsprop", {"momentum": 0.9, "centered": True}),
         ("adagrad", {"weight_decay": 0.05, "decoupled_weight_decay": True}),
         ("adadelta", {}),
+        ("adamax", {}),
+        ("adamax", {"eps_form": "outside"}),
+        ("radam", {}),
+        ("adabelief", {}),
+        ("asgd", {"weight_decay": 0.05, "t0": 2}),
+        ("lion", {"weight_decay": 0.05}),
+        ("adan", {"weight_decay": 0.05}),
+        ("ftrl", {"l1": 0.1}),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
@@ -679,7 +739,7 @@ def test_same_bits_of_builds_and_threads(name, options, width, dtype, forced, us
         use_build(isa)
         forced(threads, 3)
         exact, dense = two_sides(name, options, shapes={"w": shape}, dtype=dtype)
-        exact.set(lr=schedule(RATES[name]))
+        exact.set(lr=usual_schedule(name))
         reads = []
 
         def look(side: Side, reads: list[Array] = reads) -> None:
@@ -696,7 +756,7 @@ def test_same_bits_of_builds_and_threads(name, options, width, dtype, forced, us
         for k, (a, b) in enumerate(zip(got, want, strict=True)):
             assert_bits(a, b, f"{name} {shape} {isa} {threads} threads, array {k}")
     if dtype is np.float64:
-        rate = schedule(RATES[name])
+        rate = usual_schedule(name)
         course([dense], 18, events={t: lambda s, t=t: s.set(lr=rate(t)) for t in range(18)}, kinds="ssssed", most=60)
         assert_equal_after_flush(exact, dense, f"{name} {shape}")
 
@@ -712,6 +772,17 @@ MOVING: list[tuple[str, dict[str, Any]]] = [
     ("rmsprop", {"momentum": 0.9}),
     ("adagrad", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
     ("adadelta", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("adamax", {}),
+    ("adamax", {"eps_form": "outside"}),
+    ("nadam", {}),
+    ("radam", {}),
+    ("adabelief", {}),
+    ("yogi", {}),
+    ("qhadam", {}),
+    ("asgd", {"lambd": 0.1}),
+    ("lion", {}),
+    ("signum", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("adan", {}),
 ]
 each_moving = pytest.mark.parametrize("case", MOVING, ids=case_id)
 NOTHING = Touch(np.arange(0), np.empty((0, 3)))
@@ -1058,6 +1129,27 @@ def option_changes() -> dict[str, tuple[str, dict[str, Any], dict[int, Event]]]:
         ),
         "adadelta": ("adadelta", {}, at((20, {"rho": 0.5}), (40, decoupled), (60, {"lr": 0.1, "rho": 0.99}))),
         "adagrad": ("adagrad", decoupled, at((20, {"lr": 0.5}), (40, {"lr_decay": 0.1}), (60, {"weight_decay": 0.01}))),
+        "adamax": (
+            "adamax",
+            {},
+            at((20, {"eps": 0.5}), (30, {"eps": 1e-3}), (50, {"eps_form": "outside"}), (60, {"betas": (0.5, 0.9)})),
+        ),
+        "adamax, back inside": (
+            "adamax",
+            {"eps_form": "outside", "eps": 0.1},
+            at((40, {"eps_form": "inside"}), (70, {"betas": (0.5, 0.9)}), (75, decoupled)),
+        ),
+        "nadam": ("nadam", {}, at((30, {"momentum_decay": 1.0}), (60, {"betas": (0.5, 0.9), **decoupled}))),
+        # At first plain steps alone, then rectified ones, then plain ones again.
+        "radam": ("radam", {"betas": (0.5, 0.6)}, at((30, {"betas": (0.9, 0.999)}), (60, {"betas": (0.3, 0.5)}))),
+        "radam, rates": ("radam", {}, at((3, {"lr": 0.0}), (5, {"lr": 0.02}), (30, decoupled), (60, {"lr": 0.0}))),
+        "adabelief": (
+            "adabelief",
+            {},
+            at((20, {"eps": 1e-2}), (40, {"rectify": False, "eps": 0.0}), (60, {"betas": (0.5, 0.9)})),
+        ),
+        "yogi": ("yogi", {}, at((30, {"betas": (0.5, 0.9)}), (60, {"eps": 0.0, **decoupled}))),
+        "qhadam": ("qhadam", {}, at((30, {"nus": (0.7, 0.4)}), (60, {"betas": (0.5, 0.9), **decoupled}))),
         "schedule after number": ("adam", {}, at((30, {"lr": schedule(0.02)}), (60, {"lr": 0.01}))),
         "schedule after schedule": ("adam", {}, at((30, {"lr": schedule(0.02)}), (60, {"lr": schedule(0.05)}))),
     }
@@ -1246,7 +1338,7 @@ def test_groups_have_histories_of_their_own():
 
 # ------------------------------------------------------------------------------------------- 8. what is refused
 
-COUPLED = ["adagrad", "adadelta", "rmsprop", "adam"]
+COUPLED = ["adagrad", "adadelta", "rmsprop", "adam", "adamax", "nadam", "radam", "yogi", "qhadam", "signsgd", "signum"]
 
 
 def twins(name: str = "adam", backend: str = "native", **options: Any) -> tuple[Side, Side]:
@@ -1407,14 +1499,18 @@ def test_other_errors_change_nothing(backend):
 
 
 @each_backend
-@pytest.mark.parametrize("case", cases(blocks=False) + [("sgd", {"weight_decay": 0.1}), ("adamw", {})], ids=case_id)
+@pytest.mark.parametrize(
+    "case",
+    [c for c in cases(blocks=False) + [("sgd", {"weight_decay": 0.1}), ("adamw", {})] if c[0] not in LOOKING_BACK],
+    ids=case_id,
+)
 @pytest.mark.parametrize("dtype", [np.float32])
 def test_callable_rate_is_the_rate_by_hand(case, dtype, backend, rng):
-    rate, cls = schedule(RATES[case[0]]), fastopt.Optimizer.known[case[0]]
+    rate, cls = usual_schedule(case[0]), fastopt.Optimizer.known[case[0]]
     start = [rng.standard_normal(s).astype(dtype) for s in ((30,), (20, 3))]
     one, other = ([p.copy() for p in start] for _ in range(2))
     given = cls(one, **{**case[1], "lr": rate}, backend=backend)
-    told = cls(other, **case[1], backend=backend)
+    told = cls(other, **{**case[1], "lr": rate(0)}, backend=backend)
     for t in range(80):
         grads: list[Any] = [rng.standard_normal(p.shape).astype(dtype) for p in start]
         if t % 3 == 1:
@@ -1623,11 +1719,13 @@ def test_callable_rate_of_every_optimizer_is_checked(cls, backend):
         if mode["sparse"] == "exact" and not any(rule.catch for rule in cls.rules):
             continue
         p = np.ones(3)
-        opt = cls(p, lr=lambda t: math.nan, **mode)
+        opt = None
         with pytest.raises(HyperParameterError, match="lr"):
+            opt = cls(p, lr=lambda t: math.nan, **mode)  # Rprop, which starts from it, asks already here
             opt.step(np.ones(3))
         assert (p == 1).all()
-        assert opt.state_dict()["step"] == 0
+        assert (opt is None) == (cls is fastopt.Rprop)
+        assert opt is None or opt.state_dict()["step"] == 0
 
 
 # ----------------------------------------------------------------------------------------------------- 10. long runs

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from conftest import needs_native
-from settings import assert_bits, native_builds
+from settings import assert_bits, decay, native_builds
 from test_arguments import misaligned, read_only, refused, spread
 
 import fastopt
@@ -192,7 +192,7 @@ def test_a_repeated_row_takes_one_step(name, backend, rng):
     cls = fastopt.Optimizer.known[name]
     p = rng.standard_normal((60, 5))
     q = p.copy()
-    mine, theirs = (cls(a, weight_decay=0.01, backend=backend) for a in (p, q))
+    mine, theirs = (cls(a, **decay(cls, 0.01), backend=backend) for a in (p, q))
     for n in (300, 1, 40, 0):
         ids, v = rng.integers(0, 60, n), wild(rng, (n, 5), F64)
         mine.step(SparseGrad(ids, v))

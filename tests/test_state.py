@@ -43,6 +43,7 @@ TORCH_STATES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("adam", {}, {"exp_avg", "exp_avg_sq"}),
     ("adam", {"amsgrad": True}, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}),
     ("adamw", {}, {"exp_avg", "exp_avg_sq"}),
+    ("rprop", {}, {"prev", "step_size"}),
 ]
 
 
@@ -918,6 +919,10 @@ EDITS: dict[str, list[dict[str, Any]]] = {
     ],
     "adam": [{"amsgrad": True}, {"betas": (0.5, 0.75)}, {"eps_form": "hat"}, {"amsgrad": False}, {"betas": (0.0, 0.0)}],
     "adamw": [{"amsgrad": True}, {"weight_decay": 0.0}, {"decoupled_weight_decay": False, "weight_decay": 0.5}],
+    "asgd": [{"lambd": 0.1}, {"t0": 3}, {"alpha": 0.5}],
+    "lion": [{"betas": (0.5, 0.75)}, {"betas": (0.0, 0.0)}],
+    "signum": [{"momentum": 0.5}, {"momentum": 0.0}],
+    "adan": [{"no_prox": True}, {"betas": (0.5, 0.25, 0.75)}, {"eps": 0.0}, {"no_prox": False}],
     "rowwiseadagrad": [{"eps": 0.0}, {"eps": 1e-3}],
     "sm3": [{"momentum": 0.9}, {"eps": 1e-3}, {"momentum": 0.0}, {"momentum": 0.5}],
     "adafactor": [{"eps_form": "inside", "eps": (1e-30, 1e-2)}, {"d": 2.0, "beta2_decay": -0.5}],
@@ -972,6 +977,10 @@ SPACE: dict[str, dict[str, list[Any]]] = {
     "rmsprop": {"alpha": [0.0, 0.9], "centered": [False, True], "momentum": [0.0, 0.9], "eps": [0.0, 1e-8]},
     "adam": {"betas": [(0.9, 0.999), (0.0, 0.0), (0.5, 0.9)], "amsgrad": [False, True], "eps_form": ["outside", "hat"]},
     "adamw": {"betas": [(0.9, 0.999), (0.5, 0.5)], "amsgrad": [False, True]},
+    "asgd": {"lambd": [0.0, 0.1], "t0": [0, 3, 1e6], "alpha": [0.0, 0.75]},
+    "lion": {"betas": [(0.9, 0.99), (0.0, 0.0), (0.5, 0.9)]},
+    "signum": {"momentum": [0.0, 0.9]},
+    "adan": {"betas": [(0.98, 0.92, 0.99), (0.0, 0.5, 0.0)], "no_prox": [False, True], "eps": [0.0, 1e-8]},
     "rowwiseadagrad": {"eps": [0.0, 1e-8]},
     "sm3": {"momentum": [0.0, 0.9], "eps": [0.0, 1e-8]},
     "adafactor": {"eps": [(None, 1e-3), (0.0, 0.0)], "eps_form": ["outside", "inside"], "beta2_decay": [0.0, -0.8]},

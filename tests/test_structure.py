@@ -28,7 +28,19 @@ KERNELS = PACKAGE / "kernels"
 #: What may import what: each module or package the ones beside it and below it, never above.
 LAYERS = [
     ["kernels"],
-    ["errors", "checks", "config", "version", "sparse", "schedules", "transforms"],
+    [
+        "errors",
+        "checks",
+        "config",
+        "version",
+        "elementary",
+        "reductions",
+        "sparse",
+        "csr",
+        "scores",
+        "schedules",
+        "transforms",
+    ],
     ["optimizers"],
     ["checkpoint", "minimize", "strategies"],
     ["models"],
@@ -126,8 +138,9 @@ def test_openmp_lives_in_the_drivers_alone():
 
 # ------------------------------------------------------------------------------------------------------- optimizers
 
-RESERVED = {"__init__", "base", "plan", "powers", "reductions", "table", "tables", "whole"}
-HELPERS = {"drivers", "blocks", "catch", "passes", "scores"}
+#: "normalized" learns from samples: no Optimizer, which steps by gradients, and no span.
+RESERVED = {"__init__", "base", "normalized", "plan", "powers", "table", "tables", "whole"}
+HELPERS = {"drivers", "blocks", "catch", "normalized", "passes", "scores"}
 
 
 def optimizer_files() -> list[str]:
@@ -213,9 +226,14 @@ def rules() -> dict[str, str]:
     found = {}
     for stem in optimizer_files():
         for cls in optimizers_in(stem):
-            names = [rule.span for rule in cls.rules] if cls.by_element else [one.name for one in cls.passes]
+            names = [rule.span for rule in cls.rules] if cls.plan is None else [one.name for one in cls.passes]
             found.update(dict.fromkeys(names, f"fastopt/optimizers/{stem}.py"))
     return {**found, **{one.name: "fastopt/optimizers/whole.py" for one in SHARED}}
+
+
+def measures() -> dict[str, str]:
+    """Every measure that a rule names, and the file that does."""
+    return {f"measure_{rule.measure.name}": file for file, rule in every_rule() if rule.measure}
 
 
 @needs_native
@@ -224,7 +242,8 @@ def rules() -> dict[str, str]:
 def test_every_rule_has_its_span_and_every_span_its_rule(isa, dtype):
     """The other builds include the same files; what this CPU cannot run is not imported."""
     table = kernels.load(isa)[dtype]
-    for span, file in rules().items():
+    named = rules() | measures()
+    for span, file in named.items():
         assert table.get(span), f"{file} names the span {span!r}, which no TABLE line in fastopt/kernels enters."
     helpers = set()
     for stem in sorted(HELPERS):
@@ -232,7 +251,7 @@ def test_every_rule_has_its_span_and_every_span_its_rule(isa, dtype):
             helpers |= set(re.findall(r'^TABLE\["(\w+)"\]', (KERNELS / f"{stem}.pyx").read_text(), re.M))
     if helpers:
         for name in table:
-            assert name in rules() or name in helpers or name.startswith("catch_"), (
+            assert name in named or name in helpers or name.startswith("catch_"), (
                 f"the span {name!r} in fastopt/kernels is named by no Rule."
             )
 
@@ -303,7 +322,9 @@ def documented(cls: type) -> dict[str, str]:
 
 
 def own_constructor(cls: type) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(cls).parameters)
+    if issubclass(cls, fastopt.Optimizer):
+        return dict(inspect.signature(cls).parameters)
+    return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
 
 
 @pytest.mark.parametrize("name", sorted(exports()))

@@ -21,7 +21,7 @@ from numpy.lib.stride_tricks import as_strided
 from settings import SETTINGS, assert_bits, case_id, cases, native_builds
 from test_arguments import each_backend
 from test_bits import odd_gradient
-from test_exact import RATES, schedule
+from test_exact import usual_schedule
 from test_state import assert_same
 
 import fastopt
@@ -164,7 +164,7 @@ def test_bits_of_separate_arrays(case, mode, dtype, forced, use_build, rng):
     builds = native_builds()
     for width in WIDTHS:
         rows = 7 if width > 100 else 23
-        start, later = rng.standard_normal((rows, width)).astype(dtype), schedule(RATES[case[0]])
+        start, later = rng.standard_normal((rows, width)).astype(dtype), usual_schedule(case[0])
         tables: dict[Any, Table] = {}
         for isa, threads in [(builds[0], 1), *itertools.product(builds, [2])]:
             use_build(isa)
@@ -264,7 +264,7 @@ def test_tables_of_no_row_and_of_one(shape, mode, backend, rng):
 def test_optimizers_by_class_and_by_name():
     for name in SETTINGS:
         cls = fastopt.Optimizer.known[name]
-        if not cls.by_element:
+        if cls.plan is not None:
             for given in (name, cls):
                 with pytest.raises(UnsupportedError, match=f"{cls.__name__} .* array"):
                     Table(3, 2, given)
@@ -421,7 +421,7 @@ def resized(opt: fastopt.Optimizer, case: tuple[str, dict[str, Any]], rows: int)
 def test_resize_keeps_all_state(case, mode, backend, rng):
     for dtype, width in [(np.float32, 3), (np.float64, 17), (np.float32, 8), (np.float64, 1)]:
         start = rng.standard_normal((20, width)).astype(dtype)
-        rate = schedule(RATES[case[0]])
+        rate = usual_schedule(case[0])
         table, opt = pair(case, start, backend, sparse=mode, lr=rate)
         for rows in (23, 300, 300, 41, 5, 0, 9, 1, 6):  # the first time before any step
             old, old_states = table.param, dict(table.state)

@@ -16,11 +16,11 @@ from test_bits import odd_gradient
 from test_state import assert_same
 
 import fastopt
-from fastopt import HyperParameterError, ShapeError, SparseGrad, UnsupportedError, kernels
-from fastopt.optimizers import reductions
+from fastopt import HyperParameterError, ShapeError, SparseGrad, UnsupportedError, kernels, reductions
+from fastopt.optimizers.whole import Runner, sum_of_squares
 
 Array = np.ndarray
-WHOLE = {name: cls for name, cls in fastopt.Optimizer.known.items() if not cls.by_element}
+WHOLE = {name: cls for name, cls in fastopt.Optimizer.known.items() if cls.plan is not None}
 each_whole = pytest.mark.parametrize("name", WHOLE)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 #: tiles of 64 rows and 1024 columns: below, at and above one, several in both directions, several matrices
@@ -56,7 +56,7 @@ def sum_by_hand(x: list[float]) -> float:
 def test_sums_have_the_order_that_is_promised(rng):
     for n in (0, 1, 15, 16, 17, 1000, 1023, 1024, 1025, 2048, 5000):
         x = rng.standard_normal((3, n)) * 10.0 ** rng.integers(-9, 9, (3, n))
-        assert_bits(reductions.lanes_sum(x), np.array([sum_by_hand(row) for row in x.tolist()]))
+        assert_bits(reductions.row_totals(x), np.array([sum_by_hand(row) for row in x.tolist()]))
         down = [0.0] * 3
         for start in range(0, n, 64):
             for j in range(3):
@@ -64,8 +64,8 @@ def test_sums_have_the_order_that_is_promised(rng):
                 for value in x[j, start : start + 64].tolist():
                     part += value
                 down[j] += part
-        assert_bits(reductions.fold(reductions.stacked_sums(x.T)), np.array(down))
-        assert (np.abs(reductions.lanes_sum(x) - [math.fsum(row) for row in x]) <= 1e-12 * np.abs(x).sum(axis=1)).all()
+        assert_bits(reductions.folded_blocks(reductions.stacked_sums(x.T)), np.array(down))
+        assert (np.abs(reductions.row_totals(x) - [math.fsum(row) for row in x]) <= 1e-12 * np.abs(x).sum(axis=1)).all()
 
 
 @needs_native
@@ -146,6 +146,109 @@ def test_muon_dense_and_rows_equal_its_reference(case, dtype, forced, use_build,
     for key, opt in opts.items():
         for a, b in zip(arrays(opt), want, strict=True):
             assert_bits(a, b, f"{key} {a.shape}")
+
+
+TRANSFORMS: list[dict[str, Any]] = [
+    {"transforms": [fastopt.clip_global_norm(0.5)]},
+    {"transforms": [fastopt.clip_global_norm(0.3), fastopt.transforms.ema(0.7)], "maximize": True},
+    {"transforms": [fastopt.transforms.lookahead(2, 0.3), fastopt.transforms.swa(1, 2)], "weight_decay": 0.05},
+    {"transforms": [fastopt.clip_global_norm(1.0), fastopt.transforms.ema(0.9), fastopt.transforms.swa()]},
+]
+
+
+@needs_native
+@each_dtype
+@pytest.mark.parametrize("options", TRANSFORMS, ids=lambda o: case_id(("", o)))
+@each_whole
+def test_transforms_have_the_bits_of_the_reference_and_rows_those_of_dense(name, options, dtype, forced, rng):
+    """Finite gradients: one NaN in the norm would make everything NaN, and nothing would be compared."""
+    start = [np.array(rng.standard_normal(s), dtype, order=o) for s in shapes_for(name) for o in "CF"]
+    runs = [("numpy", 1, False), ("native", 1, False), ("native", 2, False)]
+    opts = {run: WHOLE[name]([p.copy(order="K") for p in start], **options, backend=run[0]) for run in runs}
+    rows = [p for p in start if p.flags.c_contiguous]
+    for run in [("numpy", 1, True), ("native", 2, True), ("native", 1, None)]:  # None: dense, of the same parameters
+        opts[run] = WHOLE[name]([p.copy() for p in rows], **options, backend=run[0])
+    for _ in range(4):
+        grads = [np.array(rng.standard_normal(p.shape), dtype, order="K") for p in start]
+        some = [g for g, p in zip(grads, start, strict=True) if p.flags.c_contiguous]
+        order = [rng.permutation(len(g)) for g in some]
+        for (backend, threads, sparse), opt in opts.items():
+            forced(threads if backend == "native" else 0, 3 if threads == 2 else 0)
+            given = [SparseGrad(o, g[o]) for o, g in zip(order, some, strict=True)] if sparse else some
+            opt.step(grads if sparse is False else given)
+    for (backend, threads, sparse), opt in opts.items():
+        want = opts["numpy", 1, False] if sparse is False else opts["native", 1, None]
+        for a, b in zip(arrays(opt), arrays(want), strict=True):
+            assert np.isfinite(a).all()
+            assert_bits(a, b, f"{backend} {threads} {sparse} {a.shape}")
+
+
+@each_backend
+@each_whole
+def test_transforms_do_what_they_do_by_hand(name, backend, rng):
+    p = rng.standard_normal((70, 5))
+    q, ema, slow = p.copy(), p.copy(), p.copy()
+    transforms = [fastopt.clip_global_norm(0.5), fastopt.transforms.ema(0.8), fastopt.transforms.lookahead(2, 0.3)]
+    opt, plain = WHOLE[name](p, transforms=transforms, backend=backend), WHOLE[name](q, backend=backend)
+    for t in range(1, 6):
+        rows, g = np.array([4, 1, 60]), rng.standard_normal((70, 5)) * 10.0 ** (t - 3)
+        some = slice(None) if t != 3 else rows
+        factor = min(1.0, 0.5 / (math.sqrt(math.fsum((g[some] ** 2).ravel())) + 1e-6))
+        opt.step(SparseGrad(rows, g[rows]) if t == 3 else g)
+        plain.step(SparseGrad(rows, factor * g[rows]) if t == 3 else factor * g)
+        ema[some] = q[some] if t == 1 else 0.8 * ema[some] + 0.2 * q[some]
+        if t % 2 == 0:
+            slow[some] = q[some] = slow[some] + 0.3 * (q[some] - slow[some])
+        np.testing.assert_allclose(p, q, rtol=1e-11, atol=1e-13)
+        np.testing.assert_allclose(opt.averaged(0, "ema"), ema, rtol=1e-11, atol=1e-13)
+        np.testing.assert_allclose(opt.averaged(0, "slow"), slow, rtol=1e-11, atol=1e-13)
+    opt.reset_state()
+    entry = opt.state_dict()["state"][0]
+    assert entry["step"] == 0
+    assert not any(a.any() for k, a in entry.items() if k not in ("step", "ema", "slow"))
+    np.testing.assert_allclose(opt.averaged(0, "ema"), ema, rtol=1e-11, atol=1e-13)
+    fresh = pickle.loads(pickle.dumps(opt))
+    fresh.step(g)
+    opt.step(g)
+    assert_same(fresh, opt)
+
+
+@each_backend
+@each_whole
+def test_steps_with_what_is_not_finite_are_skipped_or_refused(name, backend, rng):
+    p = rng.standard_normal((40, 7))
+    for bad in (np.nan, np.inf):
+        for sparse in (False, True):
+            g = rng.standard_normal((40, 7))
+            g[3, 2] = bad
+            given = SparseGrad(np.array([3, 1]), g[[3, 1]]) if sparse else g
+            opt = WHOLE[name](p, nonfinite="skip", backend=backend)
+            opt.step(np.ones((40, 7)))
+            before, state = p.copy(), opt.state_dict()
+            opt.step(given)
+            assert opt.skipped == 1
+            assert_bits(p, before)
+            assert opt.state_dict()["step"] == state["step"] == 1
+            for k, a in opt.state_dict()["state"][0].items():
+                assert np.array_equal(a, state["state"][0][k])
+            opt = WHOLE[name](p, nonfinite="raise", backend=backend)
+            with refused(fastopt.NonFiniteError, "gradient", opt=opt):
+                opt.step(given)
+            large = np.full((40, 7), 1e200)  # finite, though its squares are not
+            opt.step(large)
+            assert opt.state_dict()["step"] == 1
+            p[...] = before
+
+
+@needs_native
+@each_dtype
+def test_the_norm_of_a_gradient_has_one_order(dtype, rng):
+    for n in (0, 1, 17, 1023, 1024, 1025, 5000):
+        x = rng.standard_normal(n).astype(dtype)
+        wide = x.astype(np.float64)
+        want = reductions.total(wide * wide)
+        assert sum_of_squares(Runner(None, 0), x) == sum_of_squares(Runner(kernels.table, 1), x) == want
+        assert want == sum_by_hand((wide * wide).tolist())
 
 
 @each_backend
@@ -379,7 +482,7 @@ def test_models_and_tables_name_the_way_out(name, backend):
     with refused(UnsupportedError, WHOLE[name].__name__, "array"):
         fastopt.Table(4, 3, name, backend=backend)
     models = pytest.importorskip("fastopt.models")
-    with refused(UnsupportedError, name, "'adagrad'"):
+    with refused(UnsupportedError, WHOLE[name].__name__, "another optimizer"):
         models.LinearClassifier(optimizer=name).fit(np.eye(4), np.array([0, 1, 0, 1]))
 
 

@@ -35,7 +35,14 @@ cdef void adam_amsgrad(Py_ssize_t n, rw p, ro g, rw m, rw v, rw w, rw s3, const 
 # The gap holds the sums F_j of a_i y_i^j. About their mean y = F_1/F_0, with w = y / (sqrt(v) + y) <= 1, the sum is
 # F_0 / (sqrt(v) + y) (1 + w^2 c_2 - w^3 c_3 + ...), where c_j is the mean of (y_i / y - 1)^j: small, as y_i moves slowly, and
 # smaller still where eps is small beside the root. Scalars: keep, b1, b2, y, F_0 (1, c_2, -c_3, ...), and the bar: elements
-# with v below it need more terms, so their row is replayed.
+# with v below it need more terms, so their row is replayed. Other optimizers share this law by a gap of their own, in a kind
+# of their own where a row is read differently.
+
+cdef enum:
+    SQUARES             # the root of v stands below
+    LARGEST             # that of the largest v
+    NORMS               # v itself
+    PLAIN               # as SQUARES; and there were steps without a root, whose drift is the last scalar
 
 cdef enum:
     BAR = SERIES + 2
@@ -96,7 +103,7 @@ cdef void catch_adam_scalars(const double *gap, int n_series, const real *first,
     h[FIRST] = first[2]                     # AMSGrad: the first step after the last gradient may still raise the maximum
 
 
-cdef inline int stiff(Py_ssize_t n, const real *m, const real *v, const real *w, const bint amsgrad,
+cdef inline int stiff(Py_ssize_t n, const real *m, const real *v, const real *w, const int kind,
                       const real *h) noexcept nogil:
     # A search that ends at the first find, so it is no loop to vectorize.
     cdef Py_ssize_t j = 0
@@ -104,8 +111,8 @@ cdef inline int stiff(Py_ssize_t n, const real *m, const real *v, const real *w,
     if h[BAR] == 0:
         return False
     while j < n:
-        root = v[j]
-        if amsgrad:
+        root = v[j] * v[j] if kind == NORMS else v[j]
+        if kind == LARGEST:
             root = w[j] if w[j] >= h[FIRST] * v[j] else h[FIRST] * v[j]
         if root < h[BAR] and m[j] != 0:
             return True
@@ -113,51 +120,55 @@ cdef inline int stiff(Py_ssize_t n, const real *m, const real *v, const real *w,
     return False
 
 
-cdef inline void catch_up(Py_ssize_t n, rw p, rw m, rw v, rw w, const bint amsgrad, ro h, const Py_ssize_t far,
+cdef inline void catch_up(Py_ssize_t n, rw p, rw m, rw v, rw w, const int kind, ro h, const Py_ssize_t far,
                           const Py_ssize_t each) noexcept nogil:
     cdef Py_ssize_t i
     cdef int j
-    cdef real y, u, part, sum, root
+    cdef real y, u, part, sum, root, move
     for i in range(n):
         root = v[i]
-        if amsgrad:
+        if kind == LARGEST:
             root = h[FIRST * far + each * i] * v[i]
             root = w[i] if w[i] >= root else root
             w[i] = root
+        if kind != NORMS:
+            root = sqrt(root)
         y = h[3 * far + each * i]
-        u = 1 / (sqrt(root) + y)
+        u = 1 / (root + y)
         part = y * u
         sum = 0
         for j in range(SERIES - 2, 1, -1):
             sum = h[(3 + j) * far + each * i] + part * sum
-        p[i] = h[each * i] * p[i] + (h[LESS * far + each * i] * p[i]
-                                     - m[i] * (u * (h[4 * far + each * i] + part * part * sum)))
+        move = m[i] * (u * (h[4 * far + each * i] + part * part * sum))
+        if kind == PLAIN:
+            move = move + m[i] * h[SCALARS * far + each * i]
+        p[i] = h[each * i] * p[i] + (h[LESS * far + each * i] * p[i] - move)
         m[i] = h[far + each * i] * m[i]
         v[i] = h[2 * far + each * i] * v[i]
 
 
 cdef int catch_adam_stiff(Py_ssize_t n, rw p, rw m, rw v, rw s2, rw s3, ro h) noexcept nogil:
-    return stiff(n, m, v, v, False, h)
+    return stiff(n, m, v, v, SQUARES, h)
 
 
 cdef int catch_adam_amsgrad_stiff(Py_ssize_t n, rw p, rw m, rw v, rw w, rw s3, ro h) noexcept nogil:
-    return stiff(n, m, v, w, True, h)
+    return stiff(n, m, v, w, LARGEST, h)
 
 
 cdef void catch_adam_row(Py_ssize_t n, rw p, rw m, rw v, rw s2, rw s3, ro h) noexcept nogil:
-    catch_up(n, p, m, v, s2, False, h, 1, 0)
+    catch_up(n, p, m, v, s2, SQUARES, h, 1, 0)
 
 
 cdef void catch_adam_each(Py_ssize_t n, rw p, rw m, rw v, rw s2, rw s3, ro h) noexcept nogil:
-    catch_up(n, p, m, v, s2, False, h, GATHER, 1)
+    catch_up(n, p, m, v, s2, SQUARES, h, GATHER, 1)
 
 
 cdef void catch_adam_amsgrad_row(Py_ssize_t n, rw p, rw m, rw v, rw w, rw s3, ro h) noexcept nogil:
-    catch_up(n, p, m, v, w, True, h, 1, 0)
+    catch_up(n, p, m, v, w, LARGEST, h, 1, 0)
 
 
 cdef void catch_adam_amsgrad_each(Py_ssize_t n, rw p, rw m, rw v, rw w, rw s3, ro h) noexcept nogil:
-    catch_up(n, p, m, v, w, True, h, GATHER, 1)
+    catch_up(n, p, m, v, w, LARGEST, h, GATHER, 1)
 
 
 TABLE["catch_adam_count"] = TABLE["catch_adam_amsgrad_count"] = SCALARS

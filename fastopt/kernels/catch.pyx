@@ -70,6 +70,29 @@ cdef void catch_drift2_each(Py_ssize_t n, rw p, rw s0, rw s1, rw b, rw s3, ro h)
     linear(n, p, s0, s1, b, 2, True, h, GATHER, 1)
 
 
+# Lion and Signum: the parameter moves by the sign of the momentum, however small that has become. What decays in steps never
+# comes to 0, as the smallest numbers round to themselves; so it must not do so in a jump.
+
+cdef inline void by_sign(Py_ssize_t n, rw p, rw m, ro h, const Py_ssize_t far, const Py_ssize_t each) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef real direction, left
+    for i in range(n):
+        direction = sign(m[i])
+        left = h[2 * far + each * i] * m[i]
+        p[i] = h[each * i] * p[i] + (h[5 * far + each * i] * p[i] + h[4 * far + each * i] * direction)
+        m[i] = LEAST * direction if left == 0 else left
+
+
+cdef void catch_sign_row(Py_ssize_t n, rw p, rw m, rw s1, rw s2, rw s3, ro h) noexcept nogil:
+    by_sign(n, p, m, h, 1, 0)
+
+
+cdef void catch_sign_each(Py_ssize_t n, rw p, rw m, rw s1, rw s2, rw s3, ro h) noexcept nogil:
+    by_sign(n, p, m, h, GATHER, 1)
+
+
+TABLE["catch_sign_row"] = <size_t><void *>catch_sign_row
+TABLE["catch_sign_each"] = <size_t><void *>catch_sign_each
 TABLE["catch_decay0_row"] = <size_t><void *>catch_decay0_row
 TABLE["catch_decay0_each"] = <size_t><void *>catch_decay0_each
 TABLE["catch_decay1_row"] = <size_t><void *>catch_decay1_row

@@ -36,7 +36,9 @@ class Plan:
         shrink: bool,
         table: Mapping[str, Mapping[str, int]],
         law: tuple[str, int, int, bool] | None,
+        measure: tuple[str, bool] | None = None,
     ) -> None: ...
+    def set_transforms(self, table: Mapping[str, Mapping[str, int]], look: bool, means: Sequence[str]) -> None: ...
     def set_param(
         self,
         i: int,
@@ -50,6 +52,7 @@ class Plan:
         born: int,
         record: int = 0,
         last: int = 0,
+        means: Sequence[int] = (),
     ) -> None: ...
     def set_taken(self, ranges: Sequence[tuple[int, int]]) -> None: ...
     def set_own(self, addresses: Sequence[int]) -> None: ...
@@ -83,6 +86,24 @@ def samples(
     shrink: float,
     threads: int,
 ) -> float: ...
+def online(
+    addresses: Mapping[str, int],
+    rule: str,
+    p: Array,
+    s0: Array,
+    s1: Array,
+    indptr: Array,
+    indices: Array,
+    data: Array,
+    intercept: bool,
+    y: Array | None,
+    weight: Array | None,
+    out: Array,
+    sums: Array,
+    longest: int,
+    lr: float,
+    loss: int,
+) -> None: ...
 def repeated_indices(indptr: Array, indices: Array, n_rows: int, n_features: int, seen: Array) -> int: ...
 def sum_repeated(indptr: Array, indices: Array, data: Array, n_rows: int, place: Array) -> None: ...
 def sweep(

@@ -65,16 +65,24 @@ cdef extern from *:
 ctypedef void (*span_t)(Py_ssize_t n, void *p, const void *g, void *s0, void *s1, void *s2, void *s3,
                         const void *h) noexcept nogil
 ctypedef void (*block_t)(Py_ssize_t n, void *out, const void *by, const void *h) noexcept nogil
+ctypedef void (*mean_t)(Py_ssize_t n, void *m, void *p, const void *h) noexcept nogil
+ctypedef void (*measure_t)(Py_ssize_t n, void *p, const void *g, void *s0, void *s1, void *s2, void *s3, const void *h,
+                           double *acc) noexcept nogil
 ctypedef void (*catch_t)(Py_ssize_t n, void *p, void *s0, void *s1, void *s2, void *s3, const void *scalars) noexcept nogil
 ctypedef int (*stiff_t)(Py_ssize_t n, void *p, void *s0, void *s1, void *s2, void *s3, const void *scalars) noexcept nogil
 ctypedef void (*job_t)(void *what, int k, int threads) noexcept nogil
 ctypedef double (*learn_t)(Py_ssize_t n, void *g, const void *p, const void *x, double y, double a) noexcept nogil
+ctypedef void (*online_t)(Py_ssize_t n, void **states, const int64_t *indptr, const int32_t *indices, const void *data,
+                          Py_ssize_t intercept, const double *y, const double *weight, void *out, double *sums,
+                          void *scratch, Py_ssize_t room, double lr, int loss) noexcept nogil
 
 cdef enum:
     BLOCK = 1024            # elements that the block operations keep in the first-level cache
     NARROW = 16             # rows of at most so many elements are gathered into blocks
     ROW_COST = 64           # what touching a row costs beside its elements, counted in elements of a dense step
-    LANES = 16              # the scores pad to this
+    PAD = 16                # the scores pad to this: the lanes of a sum
+    MEANS = 2               # averages of a parameter, at most
+    MEASURES = 4            # sums over a block, at most
     COUPLE = 0              # places of the block operations' scalars in h; the span's own begin at SPAN
     SHRINK = 1
     SPAN = 2
@@ -148,6 +156,7 @@ cdef int team(Py_ssize_t total, int wanted) noexcept:
 include "groups.pxi"
 include "past.pxi"
 include "walk.pxi"
+include "measure.pxi"
 include "samples.pxi"
 
 # ------------------------------------------------------------------------------------------------------- the plan
@@ -180,6 +189,8 @@ cdef struct Clock:
 cdef struct Group:
     span_t span[2]                      # float32, float64
     Law law[2]
+    measure_t measure[2]
+    bint recalls                        # its scalars hang on what the host remembers
     bint negate, couple, shrink
     bint exact                          # rows that are not touched are caught up later
     bint moves                          # and there is something to catch up
@@ -214,12 +225,20 @@ cdef class Plan:
     cdef list tables
     cdef list dtypes
     cdef list held                      # what a step uses must live until its end
-    cdef block_t ops[2][3]
+    cdef block_t ops[2][4]
+    cdef measure_t norm[2]
+    cdef mean_t mean[2][MEANS]
+    cdef int n_groups, n_means
+    cdef bint looks, measures           # at the norm of the gradients; for rules with sums
+    cdef float factor32[2]              # of the gradient, and its negative
+    cdef double factor64[2]
+    cdef double *sums                   # of blocks, then of parameters
+    cdef Py_ssize_t room
 
     def __cinit__(self, host, ndarray, params, names, bint single, Py_ssize_t n_groups, int n_threads, int64_t steps):
         self.host, self.ndarray, self.params, self.names = host, ndarray, list(params), names
         self.single, self.mapping, self.n_threads, self.steps = single, names is not None, n_threads, steps
-        self.count = len(self.params)
+        self.count, self.n_groups = len(self.params), <int>n_groups
         self.work = <Work *>PyMem_Calloc(self.count, sizeof(Work))
         self.param = <Param *>PyMem_Calloc(self.count, sizeof(Param))
         self.group = <Group *>PyMem_Calloc(n_groups, sizeof(Group))
@@ -229,8 +248,8 @@ cdef class Plan:
         # A parameter needs one table at a time; the rest are those of times gone by.
         self.most_clocks = 2 * self.count + 16
         self.clock = <Clock *>PyMem_Calloc(self.most_clocks, sizeof(Clock))
-        self.low = <uintptr_t *>PyMem_Calloc(5 * self.count + 2, sizeof(uintptr_t))
-        self.high = <uintptr_t *>PyMem_Calloc(5 * self.count + 2, sizeof(uintptr_t))
+        self.low = <uintptr_t *>PyMem_Calloc((5 + MEANS) * self.count + 2, sizeof(uintptr_t))
+        self.high = <uintptr_t *>PyMem_Calloc((5 + MEANS) * self.count + 2, sizeof(uintptr_t))
         if not (self.work and self.param and self.group and self.views and self.groups and self.past and self.low
                 and self.high and self.clock):
             raise MemoryError
@@ -253,6 +272,7 @@ cdef class Plan:
         for i in range(self.n_workers):
             free_worker(&self.workers[i])
         PyMem_Free(self.workers)
+        PyMem_Free(self.sums)
         PyMem_Free(self.groups)
         PyMem_Free(self.past)
         PyMem_Free(self.work)
@@ -265,11 +285,25 @@ cdef class Plan:
 
     # ------------------------------------------------------------------ set-up, by the host
 
-    def set_group(self, int q, str span, int n_states, bint negate, bint couple, bint shrink, table, law):
+    def set_transforms(self, table, bint look, means):
+        """Whether the host wants to see the norm of all gradients before a step; the kernels of the averages."""
+        cdef size_t at
+        cdef int d, k
+        self.looks, self.n_means = look, <int>len(means)
+        for d in range(2):
+            addresses = table["float64" if d else "float32"]
+            at = addresses["measure_norm"]
+            self.norm[d] = <measure_t><void *>at
+            for k in range(self.n_means):
+                at = addresses[f"mean_{means[k]}"]
+                self.mean[d][k] = <mean_t><void *>at
+
+    def set_group(self, int q, str span, int n_states, bint negate, bint couple, bint shrink, table, law, measure=None):
         """What the options of group q decide; `table` has the addresses of the chosen build, by dtype.
 
         `law`: None, or for exact sparse mode (name of the catch-up, number of decays, number of series terms or -1 for
-        all that the build has, whether an untouched row changes at all).
+        all that the build has, whether an untouched row changes at all). `measure`: None, or (name of the sums that the rule
+        needs, whether its scalars hang on what the host remembers).
         """
         cdef Group *r = &self.group[q]
         cdef Law *w
@@ -285,6 +319,10 @@ cdef class Plan:
             self.ops[d][1] = <block_t><void *>at
             at = addresses["block_shrink"]
             self.ops[d][2] = <block_t><void *>at
+            at = addresses["block_scale"]
+            self.ops[d][3] = <block_t><void *>at
+            at = 0 if measure is None else addresses[f"measure_{measure[0]}"]
+            r.measure[d] = <measure_t><void *>at
             if law is not None:
                 name, decays, series, _ = law
                 w = &r.law[d]
@@ -300,11 +338,15 @@ cdef class Plan:
                 w.n_scalars = addresses.get(f"catch_{name}_count", 3 + w.n_decays + 2 * w.n_series)
         r.exact = law is not None
         r.moves = law is not None and law[3]
+        r.recalls = measure is not None and measure[1]
         r.n_states, r.negate, r.couple, r.shrink = n_states, negate, couple, shrink
+        self.measures = False
+        for d in range(self.n_groups):
+            self.measures |= self.group[d].measure[0] != NULL
 
     def set_param(self, Py_ssize_t i, int group, size_t address, int itemsize, shape, strides, states,
-                  int64_t counter, int64_t born, Py_ssize_t record=0, size_t last=0):
-        """Layout and state of parameter i; `states` are addresses.
+                  int64_t counter, int64_t born, Py_ssize_t record=0, size_t last=0, means=()):
+        """Layout and state of parameter i; `states` and `means` are addresses.
 
         `record`: 0, or where the rows of parameter and states lie side by side, the bytes that they take; `last`: the
         address of the first row's last step, if that lies there, too.
@@ -331,6 +373,9 @@ cdef class Plan:
         for k in range(4):
             at = states[k] if k < len(states) else 0
             w.s[k] = <char *>at
+        for k in range(MEANS):
+            at = means[k] if k < len(means) else 0
+            w.m[k] = <char *>at
         if record:
             w.pitch, w.stream, w.n_streams = strides[0], record, 1
         if last:
@@ -491,7 +536,7 @@ cdef class Plan:
         converted = self.host._convert_gradient(i, g)       # raises, or gives what can be used as it stands
         if isinstance(converted, tuple):
             ids, values, columns, bags, scales, duplicates = converted
-            self.take_rows(i, ids, True, False)
+            self.take_rows(i, ids, ASCENDING if self.looks or self.measures else BY_ROW, False)
             if duplicates != "sum" and self.groups[i].repeated:
                 self.host._explain_rows(i, ids, duplicates, False)
             w.size = self.groups[i].n * w.width
@@ -523,7 +568,7 @@ cdef class Plan:
         PyBuffer_Release(&view)
         return view.buf if view.buf != NULL else &empty
 
-    cdef int take_rows(self, Py_ssize_t i, object ids, bint sort, bint reading) except -1:
+    cdef int take_rows(self, Py_ssize_t i, object ids, int sort, bint reading) except -1:
         # Reads and checks row indices, once: groups of keys for the work on parameter i.
         cdef Work *w = &self.work[i]
         cdef Groups *q = &self.groups[i]
@@ -568,6 +613,7 @@ cdef class Plan:
         w.negate = self.ops[d][0] if r.negate else NULL
         w.couple = self.ops[d][1] if r.couple else NULL
         w.shrink = self.ops[d][2] if r.shrink else NULL
+        w.scale, w.measure, w.n_means = NULL, r.measure[d], self.n_means
         if r.exact and q.n and (past.now or (r.moves and w.rows != NULL)):
             law = &r.law[d]
             if past.last == NULL:
@@ -636,7 +682,7 @@ cdef class Plan:
                 else:
                     items = self.flat(grads)
             for i in range(self.count):
-                self.work[i].start, self.work[i].size = total, 0
+                self.work[i].start, self.work[i].size, self.work[i].touched = total, 0, False
                 if own:
                     self.work[i].g, self.work[i].size = self.param[i].own, self.param[i].n
                     self.work[i].rows = NULL
@@ -646,10 +692,19 @@ cdef class Plan:
                         continue
                     self.take_grad(i, g)
                 self.take_param(i)
+                self.work[i].touched = True
                 self.prepare(i, now)
                 total += self.work[i].size
                 effort += self.effort(i)
             threads = team(effort, self.n_threads)
+            if self.looks or self.measures:
+                self.hire(threads)
+            if self.looks and not self.look(threads):
+                return                      # without this step
+            if self.n_means:
+                self.take_means(now)
+            if self.measures:
+                self.derive(now, threads)
             self.go(total, effort, threads)
             for i in range(self.count):
                 if own or items[i] is not None:
@@ -662,6 +717,95 @@ cdef class Plan:
             self.let_go()
             self.busy = False
             fo_fp_leave(saved)
+
+    cdef double *survey(self, bint plain, int threads) except NULL:
+        # MEASURES sums for each parameter.
+        cdef Survey q
+        cdef Py_ssize_t i
+        q.work, q.workers, q.count, q.blocks, q.plain, q.norm = self.work, self.workers, self.count, 0, plain, self.norm
+        for i in range(self.count):
+            q.blocks += blocks_of(&self.work[i], plain)
+        if (q.blocks + self.count) * MEASURES > self.room or self.sums == NULL:
+            PyMem_Free(self.sums)
+            self.room = (q.blocks + self.count) * MEASURES
+            self.sums = <double *>PyMem_Malloc(self.room * sizeof(double) + 8)
+            if self.sums == NULL:
+                self.room = 0
+                raise MemoryError
+        q.sums = self.sums + self.count * MEASURES
+        if q.blocks * BLOCK < HOLD_GIL and threads == 1:
+            survey(&q, self.sums, 1)
+        else:
+            with nogil:
+                survey(&q, self.sums, threads)
+        return self.sums
+
+    cdef bint look(self, int threads) except -1:
+        # Show the host the norm of the gradients. False: there is to be no step; else they are scaled as it says.
+        cdef double *totals = self.survey(True, threads)
+        cdef double squares = 0
+        cdef Py_ssize_t i, bad = -1
+        cdef Work *w
+        cdef int negate
+        for i in range(self.count):
+            if self.work[i].size:
+                squares = squares + totals[i * MEASURES]
+                if totals[i * MEASURES + 1] != 0 and bad < 0:       # or NaN
+                    bad = i
+        found = self.host._look(squares, bad)
+        if found is None:
+            return False
+        self.factor64[0] = found
+        self.factor64[1] = -self.factor64[0]
+        self.factor32[0], self.factor32[1] = <float>self.factor64[0], <float>self.factor64[1]
+        if self.factor64[0] != 1:
+            for i in range(self.count):
+                w = &self.work[i]
+                negate = self.group[self.param[i].group].negate
+                w.scale = self.ops[w.itemsize == 8][3]
+                w.factor = <char *>&self.factor64[negate] if w.itemsize == 8 else <char *>&self.factor32[negate]
+        return True
+
+    cdef int take_means(self, int64_t now) except -1:
+        # The scalars of the averages, those that have a turn in this step.
+        cdef Py_ssize_t i
+        cdef int k
+        cdef Work *w
+        single, double, turns = self.host._mean_scalars(now)
+        cdef char *of_float = <char *>self.address_of(single)
+        cdef char *of_double = <char *>self.address_of(double)
+        for k in range(self.n_means):
+            for i in range(self.count):
+                w = &self.work[i]
+                w.mean[k] = self.mean[w.itemsize == 8][k] if turns[k] else NULL
+                w.mean_h[k] = (of_double if w.itemsize == 8 else of_float) + 2 * k * w.itemsize
+        return 0
+
+    cdef int derive(self, int64_t now, int threads) except -1:
+        # Scalars that hang on sums over parameter, gradient and states: the host makes them of what was measured.
+        cdef double *totals
+        cdef Py_ssize_t i
+        cdef int q, j
+        groups = []
+        for q in range(self.n_groups):
+            if self.group[q].measure[0] != NULL:
+                where = [i for i in range(self.count) if self.param[i].group == q and self.work[i].touched]
+                if where:
+                    groups.append((q, where))
+        for q, where in groups:
+            if self.group[q].recalls:
+                self.take_rows_of_scalars(where, self.host._derive(q, where, None, now))
+        totals = self.survey(False, threads)
+        for q, where in groups:
+            sums = [[totals[i * MEASURES + j] for j in range(MEASURES)] for i in where]
+            self.take_rows_of_scalars(where, self.host._derive(q, where, sums, now))
+        return 0
+
+    cdef int take_rows_of_scalars(self, list where, list rows) except -1:
+        cdef Py_ssize_t i
+        for i, row in zip(where, rows):
+            self.work[i].h = <const char *>self.address_of(row)
+        return 0
 
     cdef Py_ssize_t effort(self, Py_ssize_t i) noexcept:
         # What the work on parameter i costs, counted in elements of a dense step.
@@ -733,6 +877,7 @@ cdef class Plan:
             self.work[k].size = size if k == i else 0
             self.work[k].past = NULL
         self.work[i].span, self.work[i].n_states = NULL, self.group[self.param[i].group].n_states
+        self.work[i].n_means = 0
         self.catch_up_work(i)
 
     cdef int catch_up_all(self, Py_ssize_t i) except -1:
@@ -752,7 +897,7 @@ cdef class Plan:
             if rows is None:
                 self.catch_up_all(i)
             else:
-                self.take_rows(i, rows, True, True)
+                self.take_rows(i, rows, BY_ROW, True)
                 self.catch_up_rows(i)
         finally:
             self.let_go()
@@ -767,7 +912,7 @@ cdef class Plan:
         cdef fo_fpenv saved = fo_fp_enter()
         try:
             self.take_param(i)
-            self.take_rows(i, rows, self.past[i].now > 0, True)
+            self.take_rows(i, rows, BY_ROW if self.past[i].now else AS_THEY_STAND, True)
             self.catch_up_rows(i)
             PyObject_GetBuffer(out, &v, PyBUF_STRIDES | PyBUF_WRITABLE)
             r.work, r.out = w, <char *>v.buf

@@ -9,6 +9,9 @@ cdef enum:
     SLOT_ROWS = 1 << 16     # rows for which a slot each (256 KiB) stays in the cache
     SLOT_KEYS = 1 << 15     # keys from which on all threads sort
     DIGIT = 11              # bits that a pass of the radix sort takes
+    AS_THEY_STAND = 0       # what is asked of the keys: nothing; those of a row side by side; and rows in ascending order
+    BY_ROW = 1
+    ASCENDING = 2
     KEY_COST = 16           # what a key costs, counted in elements of a dense step
     PATIENCE = 64           # uses that need little of it after which memory is given back
 
@@ -252,7 +255,7 @@ cdef void slot_sort(Groups *q) noexcept nogil:
         q.keys, q.spare = q.spare, q.keys
 
 
-cdef Py_ssize_t group_keys(Groups *q, const char *ids, int id_size, bint sort, int threads) noexcept nogil:
+cdef Py_ssize_t group_keys(Groups *q, const char *ids, int id_size, int sort, int threads) noexcept nogil:
     # Read and check the indices, and bring those of each row together. The first index out of range, or -1.
     cdef int k
     cdef Py_ssize_t joint
@@ -270,12 +273,12 @@ cdef Py_ssize_t group_keys(Groups *q, const char *ids, int id_size, bint sort, i
             rising &= q.keys[joint] >> q.shift > q.keys[joint - 1] >> q.shift
             level &= q.keys[joint] >> q.shift >= q.keys[joint - 1] >> q.shift
     q.count, q.repeated = q.n, False
-    if rising or not sort:
+    if rising or sort == AS_THEY_STAND:
         return -1
     if not level:
         if q.n <= FEW:
             insertion_sort(q)
-        elif q.n_rows <= SLOT_ROWS and q.n <= SLOT_KEYS:
+        elif sort == BY_ROW and q.n_rows <= SLOT_ROWS and q.n <= SLOT_KEYS:
             slot_sort(q)
             return -1
         else:

@@ -1,10 +1,8 @@
-# What the passes over whole matrices have in common: sums whose order is set by the data alone, and their own passes.
+# What the passes over whole matrices have in common: sums in the order of lanes.pxi, and their own passes.
 #
 # A pass is pass(begin, end, sizes, arrays, h): its work is a number of items that do not depend on each other, of which
-# it does those from `begin` to `end`; what the items, the sizes and the arrays are, each pass says. Along a row, sums
-# are taken of blocks of SUMMED elements, each in 16 lanes of double: lane j has the elements j mod 16, and the lanes are
-# folded 8, 4, 2, 1. Down the columns, sums are taken of STACKED rows from top to bottom. The sums of blocks are then
-# added in their order (`fold_sums`). The maximum needs no order; one NaN makes it NaN.
+# it does those from `begin` to `end`; what the items, the sizes and the arrays are, each pass says. Sums of blocks are
+# added by `fold_sums`. The maximum needs no order; one NaN makes it NaN.
 
 from libc.string cimport memcpy
 
@@ -16,40 +14,31 @@ cdef inline Py_ssize_t at_most(Py_ssize_t count, Py_ssize_t most) noexcept nogil
     return count if count < most else most
 
 
-cdef inline double fold_lanes(double *lane) noexcept nogil:
-    cdef Py_ssize_t j
-    for j in range(8):
-        lane[j] = lane[j] + lane[j + 8]
-    for j in range(4):
-        lane[j] = lane[j] + lane[j + 4]
-    return (lane[0] + lane[2]) + (lane[1] + lane[3])
-
-
 cdef inline double lanes_sum(Py_ssize_t count, const real *x) noexcept nogil:
     # Of one block.
-    cdef double lane[16]
-    cdef Py_ssize_t i, j, whole = count - count % 16
-    for j in range(16):
+    cdef double lane[LANES]
+    cdef Py_ssize_t i, j, whole = count - count % LANES
+    for j in range(LANES):
         lane[j] = 0
     for i in range(0, whole, 16):
-        for j in range(16):
+        for j in range(LANES):
             lane[j] = lane[j] + <double>x[i + j]
     for j in range(count - whole):
         lane[j] = lane[j] + <double>x[whole + j]
-    return fold_lanes(lane)
+    return fold(lane)
 
 
 cdef inline double lanes_squares(Py_ssize_t count, const real *x) noexcept nogil:
-    cdef double lane[16]
-    cdef Py_ssize_t i, j, whole = count - count % 16
-    for j in range(16):
+    cdef double lane[LANES]
+    cdef Py_ssize_t i, j, whole = count - count % LANES
+    for j in range(LANES):
         lane[j] = 0
     for i in range(0, whole, 16):
-        for j in range(16):
+        for j in range(LANES):
             lane[j] = lane[j] + <double>x[i + j] * <double>x[i + j]
     for j in range(count - whole):
         lane[j] = lane[j] + <double>x[whole + j] * <double>x[whole + j]
-    return fold_lanes(lane)
+    return fold(lane)
 
 
 cdef inline real larger(real a, real b) noexcept nogil:
@@ -129,14 +118,26 @@ cdef void fold_largest(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes
             raise_to(m, out + at, x + b * columns + at)
 
 
-# The block operations on a gradient. Items: elements.
+# The block operations on a gradient, and the averages of a parameter. Items: elements.
 
 cdef void negated(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h) noexcept nogil:
     block_negate(end - begin, <real *>arrays[0] + begin, <real *>arrays[1] + begin, h)
 
 
+cdef void scaled(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h) noexcept nogil:
+    block_scale(end - begin, <real *>arrays[0] + begin, <real *>arrays[1] + begin, h)
+
+
 cdef void coupled(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h) noexcept nogil:
     block_couple(end - begin, <real *>arrays[0] + begin, <real *>arrays[1] + begin, h)
+
+
+cdef void averaged(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h) noexcept nogil:
+    mean_average(end - begin, <real *>arrays[0] + begin, <real *>arrays[1] + begin, h)
+
+
+cdef void looked_ahead(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h) noexcept nogil:
+    mean_lookahead(end - begin, <real *>arrays[0] + begin, <real *>arrays[1] + begin, h)
 
 
 # Who makes room for the sums has to know these.
@@ -147,4 +148,7 @@ TABLE["square_blocks"] = <size_t><void *>square_blocks
 TABLE["fold_sums"] = <size_t><void *>fold_sums
 TABLE["fold_largest"] = <size_t><void *>fold_largest
 TABLE["negated"] = <size_t><void *>negated
+TABLE["scaled"] = <size_t><void *>scaled
+TABLE["averaged"] = <size_t><void *>averaged
+TABLE["looked_ahead"] = <size_t><void *>looked_ahead
 TABLE["coupled"] = <size_t><void *>coupled

@@ -7,11 +7,14 @@
 #     parameter <- keep * parameter + drift * momentum,  momentum <- rate * momentum + back * parameter
 #     state <- decay * state
 #
-# Rules with epsilon have several rates and drifts, the terms of a series; the others have one or none. What is lost is kept
-# beside what is left: over many steps it is the more exact of the two, until nearly all is gone. Remembered are, for every
-# past step s, the gap from s to the end of its stretch of STRETCH steps, for every stretch the gap from its end to the
-# end of the last whole one, and in the stretch that is under way the gap from s to now. The gap from any step to now is
-# made of at most three of them, however long ago, whatever the learning rate or another option did in between.
+# Rules with epsilon have several rates and drifts, the terms of a series; the others have one or none. With several, or none,
+# nothing drives the momentum, and the place of `back` is another's: with several, what the momentum, then the first state,
+# moves the parameter (downwards) outside the series; with none, what is added to the last state.
+#
+# What is lost is kept beside what is left: over many steps it is the more exact of the two, until nearly all is gone.
+# Remembered are, for every past step s, the gap from s to the end of its stretch of STRETCH steps, for every stretch the gap
+# from its end to the end of the last whole one, and in the stretch that is under way the gap from s to now. The gap from any
+# step to now is made of at most three of them, however long ago, whatever the learning rate or another option did in between.
 
 cdef enum:
     STRETCH = 256
@@ -91,7 +94,7 @@ cdef void stand_still(const Past *q, double *gap) noexcept nogil:
 cdef void follow(const Past *q, const double *a, const double *b, double *out) noexcept nogil:
     # The gap a, then the gap b; `out` may be a.
     cdef int j, r = 2 + q.n_decays, f = r + q.n_series, end = q.size - 1
-    cdef double keep = a[0], back = a[1], rate, drift
+    cdef double keep = a[0], back = a[1], left = a[2], rate, drift
     cdef bint gone
     out[end] = a[end] + b[end] + a[end] * b[end]
     for j in range(2, r):
@@ -104,8 +107,10 @@ cdef void follow(const Past *q, const double *a, const double *b, double *out) n
         out[r] = b[r] * rate + b[1] * drift
         out[f] = b[f] * rate + b[0] * drift
         return
-    out[0], out[1] = keep * b[0], 0
+    out[0] = keep * b[0]
+    out[1] = b[r - 1] * back + b[1]
     if q.n_series:
+        out[1] = b[0] * back + left * b[1]
         # What is left of the momentum moves the row no more: then the series' later terms, which may have grown by
         # themselves, would only hide that.
         gone = fabs(a[r] * b[f]) <= 2.0 ** -60 * fabs(b[0] * a[f])

@@ -7,14 +7,21 @@ cdef extern from "fo_real.h" nogil:
     ctypedef double *rwd "fo_rw64"
     ctypedef const double *rod "fo_ro64"
     real sqrt "fo_sqrt32"(real x)
+    real fabs "fo_abs32"(real x)
     double sqrt64 "fo_sqrt64"(double x)
+    real fabs "fo_abs32"(real x)
+    real sign "fo_sign32"(real x)
+    const real LEAST "FO_LEAST32"
     const double TINY "FO_TINY32", TOLERANCE "FO_TOLERANCE32", BAR_MOST "FO_BAR_MOST32"
 
 cdef extern from "fo_memory.h" nogil:
     enum:
         GATHER "FO_GATHER"
 
+cdef extern from "fo_pow.h" nogil:
+    real pow "fo_pow32"(real x, real a)
+
 cdef enum:
     SERIES = 5      # terms that exact catch-up keeps of a series; the last one tells the error of the others
-    SUMMED = 1024   # elements of a row whose sum is taken in lanes
-    STACKED = 64    # rows whose sum is taken from top to bottom
+
+include "lanes.pxi"

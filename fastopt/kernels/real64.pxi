@@ -7,14 +7,21 @@ cdef extern from "fo_real.h" nogil:
     ctypedef double *rwd "fo_rw64"
     ctypedef const double *rod "fo_ro64"
     real sqrt "fo_sqrt64"(real x)
+    real fabs "fo_abs64"(real x)
     double sqrt64 "fo_sqrt64"(double x)
+    real fabs "fo_abs64"(real x)
+    real sign "fo_sign64"(real x)
+    const real LEAST "FO_LEAST64"
     const double TINY "FO_TINY64", TOLERANCE "FO_TOLERANCE64", BAR_MOST "FO_BAR_MOST64"
 
 cdef extern from "fo_memory.h" nogil:
     enum:
         GATHER "FO_GATHER"
 
+cdef extern from "fo_pow.h" nogil:
+    real pow "fo_pow64"(real x, real a)
+
 cdef enum:
     SERIES = 9      # terms that exact catch-up keeps of a series; the last one tells the error of the others
-    SUMMED = 1024   # elements of a row whose sum is taken in lanes
-    STACKED = 64    # rows whose sum is taken from top to bottom
+
+include "lanes.pxi"

@@ -132,11 +132,11 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
             for q in range(m.n_states):
                 s[q * room + n] = get(bias + 1 + q)
             total = n + 1
-        padded = (total + LANES - 1) // LANES * LANES
-        memset(p + total, 0, LANES * sizeof(real))      # of fixed length: no loop, no branch
-        memset(x + total, 0, LANES * sizeof(real))
+        padded = (total + PAD - 1) // PAD * PAD
+        memset(p + total, 0, PAD * sizeof(real))      # of fixed length: no loop, no branch
+        memset(x + total, 0, PAD * sizeof(real))
         for q in range(m.n_states):
-            memset(s + q * room + total, 0, LANES * sizeof(real))
+            memset(s + q * room + total, 0, PAD * sizeof(real))
         if m.prefetch and i + 2 < end:      # and while the blocks settle in the cache
             at = m.order[i + 2] if m.order != NULL else i + 2
             fetch_records(records, m.indices + m.indptr[at], m.indptr[at + 1] - m.indptr[at], m.stride)
@@ -194,7 +194,7 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     cdef Samples m
     cdef int itemsize = data.itemsize
     cdef size_t at
-    cdef Py_ssize_t room = (longest + 1 + 2 * LANES - 1) // LANES * LANES
+    cdef Py_ssize_t room = (longest + 1 + 2 * PAD - 1) // PAD * PAD
     cdef Py_ssize_t own = (room * 7 * itemsize + 255) // 128 * 128     # scratch of a thread, apart from its neighbour's
     cdef Py_ssize_t _i
     cdef double *ends
@@ -235,6 +235,42 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     PyMem_Free(ends)
     PyMem_Free(scratch)
     return scale
+
+
+def online(addresses, str rule, p, s0, s1, indptr, indices, data, bint intercept, y, weight, out, sums, Py_ssize_t longest,
+           double lr, int loss):
+    """Learn from CSR rows, one after the other, or with y=None predict for them; `out` receives the predictions.
+
+    Rule-blind as `samples`: `rule` is a name in `addresses`, `sums` are the numbers that it keeps beside its states.
+    The caller has checked everything; p, s0 and s1 have one element more than there are features if there is an
+    intercept.
+    """
+    cdef size_t at = addresses[rule]
+    cdef online_t learn = <online_t><void *>at
+    cdef int itemsize = p.itemsize
+    cdef Py_ssize_t n = len(out), last = len(p) - 1 if intercept else -1
+    cdef Py_ssize_t room = (longest + 2 * PAD) // PAD * PAD
+    cdef void *states[3]
+    cdef const int64_t *start = <const int64_t *>buffer(indptr)
+    cdef const int32_t *ids = <const int32_t *>buffer(indices)
+    cdef void *x = buffer(data)
+    cdef const double *label = <const double *>buffer(y)
+    cdef const double *h = <const double *>buffer(weight)
+    cdef void *to = buffer(out, 1)
+    cdef double *kept = <double *>buffer(sums, 1)
+    cdef char *scratch
+    cdef fo_fpenv saved
+    states[0], states[1], states[2] = buffer(p, 1), buffer(s0, 1), buffer(s1, 1)
+    scratch = <char *>PyMem_Malloc(6 * room * itemsize + 64)
+    if scratch == NULL:
+        raise MemoryError
+    at = <size_t>scratch
+    at = (at + 63) // 64 * 64
+    with nogil:
+        saved = fo_fp_enter()
+        learn(n, states, start, ids, x, last, label, h, to, kept, <char *>at, room, lr, loss)
+        fo_fp_leave(saved)
+    PyMem_Free(scratch)
 
 
 def repeated_indices(indptr, indices, Py_ssize_t n_rows, Py_ssize_t n_features, seen):

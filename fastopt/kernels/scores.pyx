@@ -5,23 +5,18 @@ cdef extern from "fo_exp.h" nogil:
 
 
 cdef inline double dot(Py_ssize_t n, const real *a, const real *b) noexcept nogil:
-    # n is a multiple of 16 (callers pad with zeros, which adds nothing to a lane). The order of the sum is fixed by the
-    # data alone: blocks of 1024, 16 lanes in double, lanes folded 8, 4, 2, 1, blocks added left to right.
-    cdef double lane[16]
+    # n is a multiple of LANES (callers pad with zeros, which adds nothing to a lane). The order is that of lanes.pxi.
+    cdef double lane[LANES]
     cdef double total = 0
     cdef Py_ssize_t start, stop, i, j
     for start in range(0, n, 1024):
         stop = start + 1024 if start + 1024 < n else n
-        for j in range(16):
+        for j in range(LANES):
             lane[j] = 0
         for i in range(start, stop, 16):
-            for j in range(16):
+            for j in range(LANES):
                 lane[j] = lane[j] + <double>a[i + j] * <double>b[i + j]
-        for j in range(8):
-            lane[j] = lane[j] + lane[j + 8]
-        for j in range(4):
-            lane[j] = lane[j] + lane[j + 4]
-        total = total + ((lane[0] + lane[2]) + (lane[1] + lane[3]))
+        total = total + fold(lane)
     return total
 
 

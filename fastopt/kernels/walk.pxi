@@ -3,7 +3,13 @@
 
 cdef struct Work:
     span_t span                         # NULL: catch up only
-    block_t negate, couple, shrink      # NULL where the operation is not asked for
+    block_t negate, scale, couple, shrink   # NULL where the operation is not asked for
+    const char *factor                  # by which the gradient is scaled, its sign included
+    measure_t measure                   # sums that the rule needs before its span; NULL: none
+    int n_means                         # averages of the parameter
+    mean_t mean[MEANS]                  # NULL: not in this step
+    char *m[MEANS]
+    const char *mean_h[MEANS]
     char *p
     char *s[4]
     const char *h
@@ -24,6 +30,7 @@ cdef struct Work:
     Py_ssize_t n_rows
     Py_ssize_t pitch                    # bytes from row to row, of parameter and states
     int itemsize
+    bint touched                        # it has a gradient in this step, be it empty
     int n_states
     int n_streams                       # 1 where parameter and states of a row lie side by side
     Py_ssize_t stream                   # bytes of a row in each stream
@@ -69,30 +76,42 @@ def prefetch(bint on):
     prefetching = on
 
 
-cdef void update(const Work *w, Py_ssize_t n, char *p, const char *g, char *s0, char *s1, char *s2,
-                 char *s3) noexcept nogil:
-    # Block operations and span over n contiguous elements. The caller's gradient is never written.
+cdef inline const char *on_its_way(const Work *w, Py_ssize_t n, const char *p, const char *g, char *scratch) noexcept nogil:
+    # A block of gradient after the operations on it, in `scratch` if there are any. The caller's gradient is never written.
+    if w.scale != NULL:                     # the factor has the sign
+        w.scale(n, scratch, g, w.factor)
+        g = scratch
+    elif w.negate != NULL:
+        w.negate(n, scratch, g, NULL)
+        g = scratch
+    if w.couple != NULL:
+        if g != scratch:
+            memcpy(scratch, g, n * w.itemsize)
+            g = scratch
+        w.couple(n, scratch, p, w.h + COUPLE * w.itemsize)
+    return g
+
+
+cdef void update(const Work *w, Py_ssize_t n, char *p, const char *g, char *s0, char *s1, char *s2, char *s3, char *m0,
+                 char *m1) noexcept nogil:
+    # Block operations and span over n contiguous elements.
     cdef char scratch[BLOCK * 8]
     cdef Py_ssize_t es = w.itemsize, at = 0, m
     cdef const char *h = w.h
     cdef const char *gb
-    if w.negate == NULL and w.couple == NULL and w.shrink == NULL:
+    if w.negate == NULL and w.scale == NULL and w.couple == NULL and w.shrink == NULL and w.n_means == 0:
         w.span(n, p, g, s0, s1, s2, s3, h + SPAN * es)
         return
     while at < n:
         m = n - at if n - at < BLOCK else BLOCK
-        gb = g + at * es
-        if w.negate != NULL:
-            w.negate(m, scratch, gb, h)
-            gb = scratch
-        if w.couple != NULL:
-            if gb != scratch:
-                memcpy(scratch, gb, m * es)
-                gb = scratch
-            w.couple(m, scratch, p + at * es, h + COUPLE * es)
+        gb = on_its_way(w, m, p + at * es, g + at * es, scratch)
         if w.shrink != NULL:
             w.shrink(m, p + at * es, NULL, h + SHRINK * es)
         w.span(m, p + at * es, gb, s0 + at * es, s1 + at * es, s2 + at * es, s3 + at * es, h + SPAN * es)
+        if w.n_means and w.mean[0] != NULL:
+            w.mean[0](m, m0 + at * es, p + at * es, w.mean_h[0])
+        if w.n_means > 1 and w.mean[1] != NULL:
+            w.mean[1](m, m1 + at * es, p + at * es, w.mean_h[1])
         at += m
 
 
@@ -101,9 +120,19 @@ cdef inline char *state(const Work *w, int k, Py_ssize_t offset) noexcept nogil:
     return w.s[k] + offset if k < w.n_states else w.p + offset
 
 
+cdef inline char *average(const Work *w, int k, Py_ssize_t offset) noexcept nogil:
+    return w.m[k] + offset if k < w.n_means else w.p + offset
+
+
+cdef inline void update_at(const Work *w, Py_ssize_t n, Py_ssize_t at, const char *g) noexcept nogil:
+    # n elements of the parameter that begin `at` bytes after its first.
+    update(w, n, w.p + at, g, state(w, 0, at), state(w, 1, at), state(w, 2, at), state(w, 3, at), average(w, 0, at),
+           average(w, 1, at))
+
+
 cdef void dense(const Work *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     cdef Py_ssize_t at = begin * w.itemsize
-    update(w, end - begin, w.p + at, w.g + at, state(w, 0, at), state(w, 1, at), state(w, 2, at), state(w, 3, at))
+    update_at(w, end - begin, at, w.g + at)
 
 
 # ---------------------------------------------------------------------------------------------------- rows of work
@@ -278,12 +307,12 @@ cdef Py_ssize_t replay(const Work *w, Worker *mine, Py_ssize_t s, char *p, char 
     cdef Py_ssize_t end = s + w.past.reach
     cdef bint whole
     end = w.past.now if end > w.past.now else end
-    v.span, v.negate, v.couple = w.replay_span, NULL, NULL
+    v.span, v.negate, v.scale, v.couple, v.n_means = w.replay_span, NULL, NULL, NULL, 0
     while s < end:
         v.h = w.past.h + s * w.past.h_bytes
         whole = (<const float *>v.h)[SHRINK] == 1 if w.itemsize == 4 else (<const double *>v.h)[SHRINK] == 1
         v.shrink = NULL if whole else w.replay_shrink
-        update(&v, w.width, p, mine.zeros, s0, s1, s2, s3)
+        update(&v, w.width, p, mine.zeros, s0, s1, s2, s3, p, p)
         s += 1
     return s
 
@@ -298,7 +327,7 @@ cdef const char *catch_scalars(const Work *w, Worker *mine, Py_ssize_t s, char *
         s = replay(w, mine, s, p, s0, s1, s2, s3)
         gap_since(w.past, s, gap)
         for j in range(w.past.n_series):
-            gap[2 + w.past.n_decays + w.past.n_series + j] = 0
+            gap[1] = gap[2 + w.past.n_decays + w.past.n_series + j] = 0
         make_scalars(w, gap, s, <char *>mine.alone)
         scalars = <char *>mine.alone
     return scalars
@@ -331,8 +360,7 @@ cdef void rows(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end) no
                 w.law.row(w.width, w.p + at, state(w, 0, at), state(w, 1, at), state(w, 2, at), state(w, 3, at), scalars)
             last[0] = <int32_t>w.past.now + (w.span != NULL)
         if w.span != NULL:
-            update(w, w.width, w.p + at, gradient(w, r, mine.sum), state(w, 0, at), state(w, 1, at), state(w, 2, at),
-                   state(w, 3, at))
+            update_at(w, w.width, at, gradient(w, r, mine.sum))
 
 
 # ----------------------------------------------------------------------------------------------------- narrow rows
@@ -406,7 +434,7 @@ cdef inline void spread_row(const real *scalars, int n_scalars, Py_ssize_t j, Py
 
 
 cdef void catch_block(const Work *w, Worker *mine, const int32_t *since, Py_ssize_t n,
-                      char block[5][GATHER * 8]) noexcept nogil:
+                      char block[5 + MEANS][GATHER * 8]) noexcept nogil:
     # Bring the first n rows of a block from their steps `since` to now.
     cdef char each[MOST_GAP * GATHER * 8]
     cdef const char *scalars
@@ -513,7 +541,7 @@ cdef void gather_gradient(const Work *w, const Route *q, Py_ssize_t r, const Py_
 
 cdef void elements(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     # Single elements, and rows too narrow for a span of their own: gathered into a block, updated, scattered back.
-    cdef char block[5][GATHER * 8]
+    cdef char block[5 + MEANS][GATHER * 8]
     cdef char g[GATHER * 8]
     cdef Py_ssize_t ids[2][GATHER]
     cdef Py_ssize_t ordered[GATHER]
@@ -543,6 +571,8 @@ cdef void elements(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end
         move_rows(block[0], w.p, row, m, w.pitch, size, False)
         for k in range(w.n_states):
             move_rows(block[1 + k], w.s[k], row, m, w.pitch, size, False)
+        for k in range(w.n_means):
+            move_rows(block[5 + k], w.m[k], row, m, w.pitch, size, False)
         if stale:
             catch_block(w, mine, since, stale, block)
         if w.span != NULL:
@@ -551,10 +581,12 @@ cdef void elements(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end
             else:
                 gather_gradient(w, &route, r, order if w.past != NULL else NULL, m, g)
                 gb = g
-            update(w, m * w.width, block[0], gb, block[1], block[2], block[3], block[4])
+            update(w, m * w.width, block[0], gb, block[1], block[2], block[3], block[4], block[5], block[6])
         move_rows(block[0], w.p, row, m, w.pitch, size, True)
         for k in range(w.n_states):
             move_rows(block[1 + k], w.s[k], row, m, w.pitch, size, True)
+        for k in range(w.n_means):
+            move_rows(block[5 + k], w.m[k], row, m, w.pitch, size, True)
         r += step
         m, turn = next_m, 1 - turn
 

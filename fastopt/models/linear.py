@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -15,45 +16,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import checks, config, kernels
 from ..checks import Array
-from ..errors import IndexRangeError, LayoutError, NonFiniteError, StateError, UnsupportedError
+from ..csr import checked_csr, csr_rows
+from ..errors import NonFiniteError, StateError, UnsupportedError
 from ..optimizers.base import by_name, choose_backend
-from . import reference
 from .samples import SampleTrainer
 
 CLASSIFIER_LOSSES = ("log_loss", "hinge")
 REGRESSOR_LOSSES = ("squared_error", "huber")
 _MODES = ("sequential", "hogwild", "minibatch")
 _THREADS = kernels.threads.LIMIT
-
-
-def checked_csr(X: Any) -> tuple[Array, Array, Array]:
-    """The CSR arrays of `X`: offsets (int64), indices (int32) and data, if they fit each other and the shape."""
-    n_rows, n_features = X.shape
-    if n_features >= 2**31 or n_rows >= 2**31:
-        raise UnsupportedError(f"X has shape {X.shape}; at most 2**31 - 1 rows and features are possible")
-    indptr, indices, data = np.asarray(X.indptr, np.int64), X.indices, np.ascontiguousarray(X.data)
-    if (
-        len(indptr) != n_rows + 1
-        or indptr[0] != 0
-        or np.diff(indptr).min(initial=0) < 0
-        or indptr[-1] > min(len(indices), len(data))
-    ):
-        raise LayoutError("X is not a valid CSR matrix: indptr must rise from 0 to at most the number of entries")
-    used = indices[: indptr[-1]]
-    if len(used) and (used.min() < 0 or used.max() >= n_features):
-        raise IndexRangeError(f"X has a column index outside 0 to {n_features - 1}")
-    return indptr, np.ascontiguousarray(indices, np.int32), data
-
-
-def csr_rows(X: Any) -> tuple[Array, Array, Array]:
-    """As `checked_csr`, from CSR or dense, with indices that are unique in their row: repeated ones are summed."""
-    indptr, indices, data = checked_csr(X if sparse.issparse(X) else sparse.csr_array(X))
-    n_rows, n_features = X.shape
-    tools = reference if kernels.drivers is None else kernels.drivers
-    if tools.repeated_indices(indptr, indices, n_rows, n_features, np.zeros(n_features, np.int32)):
-        indptr, indices, data = indptr.copy(), indices.copy(), data.copy()
-        tools.sum_repeated(indptr, indices, data, n_rows, np.full(n_features, -1, np.int64))
-    return indptr, indices, data
 
 
 def merged(X: Any) -> Any:
@@ -97,10 +68,10 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
 
     def _check_parameters(self) -> None:
         checks.one_of(*self._losses)("loss", self.loss)
-        if not by_name(self.optimizer)[0].by_element:
+        cls, _ = by_name(self.optimizer)
+        if not cls.for_samples:
             raise UnsupportedError(
-                f"optimizer={self.optimizer!r} looks at whole rows or matrices, and a linear model is trained weight by "
-                "weight; use 'adagrad', 'adam' or another optimizer of single elements"
+                f"{cls.__name__} cannot train a linear model sample by sample; choose another optimizer"
             )
         checks.non_negative("lr", self.lr)
         checks.integer(1)("epochs", self.epochs)
@@ -127,7 +98,9 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
 
     def _start(self, n_features: int, dtype: Any) -> None:
         cls, options = by_name(self.optimizer)
-        options = cls.fill_options({**options, "lr": self.lr, "weight_decay": 0.0})  # l2 is the decay here
+        if "weight_decay" in inspect.signature(cls).parameters:
+            options["weight_decay"] = 0.0  # l2 is the decay here
+        options = cls.fill_options({**options, "lr": self.lr})
         parameter = float(getattr(self, "epsilon", 0.0))
         self._trainer = SampleTrainer(
             n_features,

@@ -11,8 +11,8 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from ..errors import HyperParameterError
+from ..reductions import STACKED, SUMMED, block_sums, blocks_of, stacked_sums
 from .base import Common, Optimizer, Rule
-from .reductions import STACKED, SUMMED, block_sums, blocks_of, stacked_sums
 from .tables import Scalars
 from .whole import Pass, Runner, States, WholePlan, folded, row_sums, sum_of_squares
 
@@ -152,7 +152,7 @@ class Adafactor(Optimizer):
     rules = (Rule("adafactor", ("row_var", "col_var"), adafactor),)
     passes = (SQUARES, NORM, STEP, MOMENT, VECTOR)
     plan = WholePlan
-    by_element = False
+    for_samples = False
     owns_decay = True
 
     presets = {

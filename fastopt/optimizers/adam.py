@@ -35,6 +35,31 @@ def power_below(beta: float, bits: int) -> int:
     return 1 if beta == 0 else max(1, math.ceil(bits / -math.log2(beta)))
 
 
+def outlive(o: Mapping[str, Any], ways: str = "") -> str:
+    """Why these betas have no exact sparse mode, with Adam's root; empty where they have one. `ways`: what else to do."""
+    beta1, beta2 = o["betas"]
+    if beta1 < math.sqrt(beta2):
+        return ""
+    return (
+        f"betas={o['betas']} have beta1 >= sqrt(beta2), with which the steps of a row without gradients grow instead of "
+        f"fading; use a smaller beta1, a larger beta2{ways} or sparse='lazy'"
+    )
+
+
+def fade_of(o: Mapping[str, Any]) -> float:
+    """How fast the moves of a row without gradients fade with Adam's root."""
+    return float(o["betas"][0] / math.sqrt(o["betas"][1]))
+
+
+def adam_gap(
+    keep: Array, decays: tuple[Any, Any], root: Any, step: Any, eps: Any, fade: float, series: int, back: Any = 0.0
+) -> Gap:
+    """The gap of ``p <- p - step m / (norm + eps)``, where m and norm are multiplied by ``decays[0]`` and `root`."""
+    # See kernels/adam.pyx: the moves are a / (norm + y), with a and y as below and powers of the decays for later steps.
+    a, y = step * decays[0] / root, eps / root
+    return Gap(keep, decays, [(decays[0] / root ** (j + 1), a * y**j) for j in range(series)], back, fade=fade)
+
+
 class Adam(Optimizer):
     r"""Adam (Kingma and Ba 2014, algorithm 1), with AMSGrad (Reddi, Kale and Kumar 2018) as an option.
 
@@ -129,26 +154,14 @@ class Adam(Optimizer):
 
     @classmethod
     def why_not_exact(cls, o: Mapping[str, Any]) -> str:
-        beta1, beta2 = o["betas"]
-        if not o["amsgrad"] and beta1 >= math.sqrt(beta2):
-            return (
-                f"betas={o['betas']} have beta1 >= sqrt(beta2), with which the steps of a row without gradients grow "
-                "instead of fading; use a smaller beta1, a larger beta2, amsgrad=True or sparse='lazy'"
-            )
-        return super().why_not_exact(o)
+        why = "" if o["amsgrad"] else outlive(o, ", amsgrad=True")
+        return why or super().why_not_exact(o)
 
     @staticmethod
     def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
-        # See kernels/adam.pyx: the moves are a / (sqrt(v) + y), with a and y as below and powers of beta for later steps.
         beta1, beta2, step, scale, eps = r[SPAN], r[SPAN + 2], h[SPAN + 4], h[SPAN + 5], h[SPAN + 6]
-        root = np.ones(beta2.shape) if o["amsgrad"] else np.sqrt(beta2)
-        a, y = step * beta1 / (scale * root), eps / (scale * root)
-        return Gap(
-            r[SHRINK],
-            (beta1, beta2),
-            [(beta1 / root ** (j + 1), a * y**j) for j in range(series)],
-            fade=o["betas"][0] / (1.0 if o["amsgrad"] else math.sqrt(o["betas"][1])),
-        )
+        root, fade = (1.0, o["betas"][0]) if o["amsgrad"] else (np.sqrt(beta2), fade_of(o))
+        return adam_gap(r[SHRINK], (beta1, beta2), root, step / scale, eps / scale, fade, series)
 
 
 class AdamW(Adam):

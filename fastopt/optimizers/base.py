@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import checks, kernels
 from .. import sparse as sparse_gradients
+from .. import transforms as transforming
 from ..checks import Array, Check
 from ..errors import (
     ConcurrentStepError,
@@ -25,6 +26,7 @@ from ..errors import (
     HyperParameterError,
     IndexRangeError,
     LayoutError,
+    NonFiniteError,
     OverlapError,
     ShapeError,
     StateError,
@@ -32,6 +34,7 @@ from ..errors import (
     did_you_mean,
 )
 from ..sparse import Entries, SparseGrad
+from ..transforms import Transform
 from . import tables
 from .plan import NumpyPlan
 from .tables import Gap, Scalars
@@ -55,6 +58,19 @@ class Rule:
     states: tuple[str, ...]
     reference: Callable[..., None]
     catch: Catch | None = None
+    measure: Measure | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Sums over a whole parameter that a rule needs before its span: the kernel ``measure_<name>``, and the same in NumPy.
+
+    ``reference(p, g, *states, h)`` gives the terms of each sum, float64 arrays in the shape of the parameter; it may update the
+    states. `Optimizer.derive` makes the span's scalars of the sums.
+    """
+
+    name: str
+    reference: Callable[..., Sequence[Array]]
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,7 @@ class Catch:
     name: str
     decays: int
     series: int  # ALL: as many as the build keeps
+    steady: tuple[str, ...] = ()  # options that must not change within a gap: all rows are caught up before
 
 
 ALL = -1
@@ -88,10 +105,11 @@ class ParamGroup(dict[str, Any]):
             raise StateError("a group's 'params' cannot be replaced; use add_param_group, or make a new optimizer")
         with self._owner._still():
             before, owner = self.options(), self._owner
-            states = owner.rule_of(before).states
+            old = owner.rule_of(before)
             super().update(owner._checked({**before, **new}, "group option "))
             try:
-                if owner.rule_of(self).states == states:
+                rule, steady = owner.rule_of(self), old.catch.steady if old.catch else ()
+                if rule.states == old.states and rule.catch == old.catch and all(before[k] == self[k] for k in steady):
                     owner._tell(owner._plan)
                 else:
                     owner._build(*owner._clocks())
@@ -121,15 +139,22 @@ class ParamGroup(dict[str, Any]):
         return dict, (dict(self),)
 
 
-class Common(TypedDict, total=False):
+class CommonButDecay(TypedDict, total=False):
     """The keywords that every optimizer takes beside its own; `Optimizer` says what they mean."""
 
     maximize: bool
-    decoupled_weight_decay: bool
+    transforms: Sequence[Transform]
+    nonfinite: str
     preset: str | None
     sparse: str
     backend: str
     n_threads: int | None
+
+
+class Common(CommonButDecay, total=False):
+    """Those of optimizers that leave weight decay to the block operations."""
+
+    decoupled_weight_decay: bool
 
 
 class Constructor(type):
@@ -161,6 +186,11 @@ class Optimizer(metaclass=Constructor):
     decoupled_weight_decay : bool, default False
         ``p *= 1 - lr * weight_decay`` before the update, instead of ``g += weight_decay * p``. Not offered by optimizers
         that have a decay of their own.
+    transforms : list of transforms, default ()
+        `clip_global_norm` and the averages of `fastopt.transforms`: `ema`, `swa`, `lookahead`.
+    nonfinite : {"propagate", "skip", "raise"}, default "propagate"
+        What an infinity or a NaN among the gradients of a step does. "skip": nothing is written, no counter moves, `skipped`
+        counts it; "raise": the same, with a NonFiniteError. Both cost a pass over the gradients, which clipping shares.
     preset : {"torch", "keras", "paper"}, optional
         Defaults of that library or of the paper, for those options that are not given, with its numerics where they differ.
         Without it, and with "torch": PyTorch's, or the authors' code where PyTorch has none.
@@ -190,11 +220,15 @@ class Optimizer(metaclass=Constructor):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: whether weight decay is the span's own affair, and not that of the block operations
     owns_decay: ClassVar[bool] = False
+    #: whether linear models can train by the span alone
+    for_samples: ClassVar[bool] = True
+    #: what a group remembers from step to step beside its arrays, and where that starts: numbers, or tuples of them
+    memory: ClassVar[Mapping[str, Any]] = {}
+    #: states that start as a copy of the parameter
+    copies: ClassVar[frozenset[str]] = frozenset()
     #: states that do not exist before the first step that uses them (torch's momentum buffer)
     born_late: ClassVar[frozenset[str]] = frozenset()
 
-    #: whether an element's step depends on that element alone
-    by_element: ClassVar[bool] = True
     #: what makes the step, where it is not the plan of the kernels with its spans or that of their references
     plan: ClassVar[Any] = None
     #: the passes of the kernels that the rules of a `WholePlan` run, beside those that all share
@@ -214,11 +248,14 @@ class Optimizer(metaclass=Constructor):
     }
 
     def __init_subclass__(cls) -> None:
-        Optimizer.known.setdefault(cls.__name__.lower(), cls)
+        if not cls.__name__.startswith("_"):
+            Optimizer.known.setdefault(cls.__name__.lower(), cls)
         own = list(inspect.signature(cls.__init__).parameters.values())[1:]
         if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:  # say what they are
             common = inspect.signature(Optimizer.__init__).parameters.values()
-            without = {p.name for p in own} | set(cls.fixed) | ({"decoupled_weight_decay"} if cls.owns_decay else set())
+            without = {p.name for p in own} | set(cls.fixed)
+            if cls.owns_decay or "weight_decay" not in without:
+                without.add("decoupled_weight_decay")
             more = [p for p in common if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in without]
             cls.__signature__ = inspect.Signature([*own[:-1], *more])  # type: ignore[attr-defined]
 
@@ -229,6 +266,8 @@ class Optimizer(metaclass=Constructor):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
+        transforms: Sequence[Transform] = (),
+        nonfinite: str = "propagate",
         preset: str | None = None,
         sparse: str = "lazy",
         backend: str = "auto",
@@ -236,6 +275,17 @@ class Optimizer(metaclass=Constructor):
     ) -> None:
         common = {"maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay}
         self.sparse = checks.one_of("lazy", "exact")("sparse", sparse)
+        self.transforms = transforming.check(transforms)
+        self._means = transforming.means(self.transforms)
+        self._tuned: list[dict[str, Any]] = []
+        if self.sparse == "exact" and self._means:
+            raise UnsupportedError(
+                f"sparse='exact' has no {self._means[0].state}: an average of rows that are caught up later is no one's; "
+                "use sparse='lazy', or average what `read` returns"
+            )
+        self.nonfinite = checks.one_of("propagate", "skip", "raise")("nonfinite", nonfinite)
+        #: steps left out because of ``nonfinite="skip"``
+        self.skipped = 0
         self.defaults = self._checked({**common, **options, **self.fixed})
         self.n_threads = None if n_threads is None else checks.integer(1, kernels.threads.LIMIT)("n_threads", n_threads)
         self.backend = choose_backend(backend)
@@ -278,6 +328,28 @@ class Optimizer(metaclass=Constructor):
         return 1
 
     @staticmethod
+    def derive(
+        sums: Array, h: Array, shapes: Sequence[tuple[int, ...]], o: Mapping[str, Any], memory: dict[str, Any]
+    ) -> Array:
+        """The span's scalars for what the rule's measure found, in float64: a row for each parameter of a group.
+
+        `sums`, `h` (what `scalars` gave) and `shapes` have a row for each, too; `memory` is the group's, to be brought up to
+        date. A parameter of which a `SparseGrad` lists rows alone is measured by those.
+        """
+        raise UnsupportedError("an optimizer whose rule has a measure needs to derive its scalars")
+
+    @staticmethod
+    def recall(h: Array, o: Mapping[str, Any], memory: Mapping[str, Any]) -> Array:
+        """The measure's scalars for what the group remembers, `h` being what `scalars` gave."""
+        return h
+
+    @classmethod
+    def decay_by_blocks(cls, o: Mapping[str, Any]) -> tuple[bool, bool]:
+        """Whether the block operations are to apply weight decay before the span: coupled, decoupled."""
+        decay = not cls.owns_decay and o.get("weight_decay", 0.0) != 0
+        return decay and not o["decoupled_weight_decay"], decay and o["decoupled_weight_decay"]
+
+    @staticmethod
     def start(state: str, o: Mapping[str, Any]) -> float:
         """The value that a state starts from."""
         return 0.0
@@ -308,9 +380,9 @@ class Optimizer(metaclass=Constructor):
     @classmethod
     def why_not_exact(cls, o: Mapping[str, Any]) -> str:
         """Why the options `o` have no exact sparse mode, and what to do instead; empty where they have one."""
-        if not cls.owns_decay and o.get("weight_decay", 0.0) != 0 and not o["decoupled_weight_decay"]:
+        if cls.decay_by_blocks(o)[0]:
             return (
-                "coupled weight_decay feeds the second moments of untouched rows, which has no closed form; use "
+                "coupled weight_decay gives untouched rows a gradient, whose effect has no closed form; use "
                 "decoupled_weight_decay=True, weight_decay=0 or sparse='lazy'"
             )
         return ""
@@ -413,6 +485,7 @@ class Optimizer(metaclass=Constructor):
         self._single = self._single and not self._params
         self._params, self._labels, self._names, self._group_of = params, labels, names, group_of
         self.param_groups += made
+        self._tuned += [dict(self.memory) for _ in made]
         self._state += [{} for _ in params[old:]]
         if self._own:  # whoever holds an array of `grads` goes on filling it
             fresh = arena(params[old:])
@@ -448,7 +521,7 @@ class Optimizer(metaclass=Constructor):
         """Make the states that the rules need and that are not there yet, and the plan of the step."""
         self._flush()  # what the old plan remembers goes with it
         shapes = [
-            self.state_shapes(p.shape, self.param_groups[q]) for p, q in zip(self._params, self._group_of, strict=True)
+            self._states_of(p.shape, self.param_groups[q]) for p, q in zip(self._params, self._group_of, strict=True)
         ]
         wanted: list[tuple[int, str, tuple[int, ...]]] = []
         for i, need in enumerate(shapes):
@@ -459,6 +532,10 @@ class Optimizer(metaclass=Constructor):
         fresh: list[dict[str, Array]] = [{} for _ in self._params]
         made = self._memory(wanted)
         for (i, name, _), a in zip(wanted, made, strict=True):
+            if name in self.copies or name in self._mean_names():
+                a[...] = self._params[i]
+                fresh[i][name] = a
+                continue
             start = self.start(name, self.param_groups[self._group_of[i]])
             untouched = self._storage.fresh if self._storage else a.nbytes >= HUGE
             if start != 0 or not untouched:
@@ -479,7 +556,8 @@ class Optimizer(metaclass=Constructor):
             steps,
         )
         for i, p in enumerate(self._params):
-            states = [checks.address(a) for a in self._state[i].values()]
+            places = {name: checks.address(a) for name, a in self._state[i].items()}
+            means = [places.pop(name) for name in self._mean_names()]
             plan.set_param(
                 i,
                 self._group_of[i],
@@ -487,11 +565,12 @@ class Optimizer(metaclass=Constructor):
                 p.itemsize,
                 p.shape,
                 p.strides,
-                states,
+                list(places.values()),
                 counters[i],
                 borns[i],
                 self._storage.used if self._storage else 0,
                 checks.address(self._storage.last) if self._storage and self._storage.last is not None else 0,
+                means,
             )
         taken = [checks.byte_range(a) for a in (*self._params, *(a for s in self._state for a in s.values())) if a.size]
         self._taken = merge(sorted(taken))
@@ -502,6 +581,13 @@ class Optimizer(metaclass=Constructor):
         if self._storage:
             self._storage.fresh = False
         self._plan = plan  # last: from now on other threads may step it
+
+    def _mean_names(self) -> list[str]:
+        return [m.state for m in self._means]
+
+    def _states_of(self, shape: tuple[int, ...], o: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """The states of a parameter of this shape with the options `o`, and their shapes: the rule's, then the averages."""
+        return {**self.state_shapes(shape, o), **dict.fromkeys(self._mean_names(), shape)}
 
     def _memory(self, wanted: Sequence[tuple[int, str, tuple[int, ...]]]) -> list[Array]:
         """Arrays for states, given as parameter, name and shape."""
@@ -519,18 +605,18 @@ class Optimizer(metaclass=Constructor):
         """Tell the plan what the options decide: spans, block operations; and that its scalars are void."""
         for q, group in enumerate(self.param_groups):
             rule = self.rule_of(group)
-            decay = not self.owns_decay and group.get("weight_decay", 0.0) != 0
-            decoupled = group["decoupled_weight_decay"]
             plan.set_group(
                 q,
                 rule.span,
                 len(rule.states),
                 group["maximize"],
-                decay and not decoupled,
-                decay and decoupled,
+                *self.decay_by_blocks(group),
                 kernels.table,
                 self._law(rule.catch, group.get("weight_decay", 0.0) != 0),
+                (rule.measure.name, bool(self.memory)) if rule.measure else None,
             )
+        looks = self.nonfinite != "propagate" or bool(transforming.clips(self.transforms))
+        plan.set_transforms(kernels.table, looks, [m.kernel for m in self._means])
         plan.forget_scalars()
 
     def _law(self, catch: Catch | None, decay: bool) -> tuple[str, int, int, bool] | None:
@@ -549,6 +635,7 @@ class Optimizer(metaclass=Constructor):
         if plan is not None:
             plan.hold(True)
         before = {k: list(v) if isinstance(v, list) else v for k, v in vars(self).items()}
+        before["_tuned"] = [dict(m) for m in self._tuned]
         groups = [dict(g) for g in self.param_groups]
         try:
             yield
@@ -592,32 +679,81 @@ class Optimizer(metaclass=Constructor):
         series = kernels.table[dtype.name]["SERIES"] if catch.series == ALL else catch.series
         return table, for_ever, *tables.gap_table(type(self), o, table, wide, series)
 
+    def _look(self, squares: float, bad: int) -> float | None:
+        """What the gradients of a step are multiplied by, for the sum of their squares; None: there is to be no step. `bad`:
+        the parameter whose gradient is the first with an infinity or a NaN, or -1."""
+        if bad >= 0 and self.nonfinite == "raise":
+            raise NonFiniteError(
+                f"gradient of {self._labels[bad]} has an infinity or a NaN; nothing was changed. Skip such steps by nonfinite='skip'"
+            )
+        if bad >= 0 and self.nonfinite == "skip":
+            self.skipped += 1
+            return None
+        return transforming.norm_factor(self.transforms, squares)
+
+    def _mean_scalars(self, now: int) -> tuple[Array, Array, list[bool]]:
+        """The scalars of the averages in step `now`, in both dtypes, and which have a turn."""
+        found = [m.scalars(now) for m in self._means]
+        wide = np.array([(0.0, 0.0) if h is None else h for h in found])
+        return wide.astype(np.float32), wide, [h is not None for h in found]
+
+    def _derive(
+        self, group: int, where: Sequence[int], sums: Sequence[Sequence[float]] | None, now: int
+    ) -> list[Array]:
+        """The scalars of parameters `where` of a group whose rule has a measure: the span's for what was measured, or, where
+        nothing was yet, the measure's."""
+        o, memory, counters, borns = (
+            self.param_groups[group],
+            self._tuned[group],
+            self._plan.counters(),
+            self._plan.borns(),
+        )
+        tables_of: dict[tuple[int, int], Array] = {}
+        wide = np.empty((len(where), 0))
+        for k, i in enumerate(where):
+            key = counters[i] + 1, borns[i]
+            if key not in tables_of:
+                t = np.array([key[0]])
+                tables_of[key] = tables.scalar_table(type(self), o, t, self._params[i].dtype, key[1], now - 1)[1][0]
+            if not k:
+                wide = np.empty((len(where), len(tables_of[key])))
+            wide[k] = tables_of[key]
+        blocks, own = wide[:, : tables.SPAN], wide[:, tables.SPAN :]
+        full = {**o, "tiny": float(np.finfo(self._params[where[0]].dtype).tiny)}
+        with np.errstate(all="ignore"):
+            if sums is None:
+                made = self.recall(own, full, memory)
+            else:
+                made = self.derive(np.array(sums), own, [self._params[i].shape for i in where], full, memory)
+            whole = np.concatenate([blocks, np.broadcast_to(made, (len(where), made.shape[-1]))], axis=1)
+            return [row.astype(self._params[i].dtype) for i, row in zip(where, whole, strict=True)]
+
     def _explain_busy(self) -> None:
         raise ConcurrentStepError(
             "this optimizer is in the middle of a step, made by another thread or by a callback; give each thread an "
             "optimizer of its own, or put a lock around step"
         )
 
-    def _explain_structure(self, grads: Any) -> tuple[Any, ...]:
+    def _explain_structure(self, given: Any, what: str = "gradient") -> tuple[Any, ...]:
         """The gradients in the order of the parameters, or an error that says what does not fit."""
         n = len(self._params)
         if self._names is None:
-            if not isinstance(grads, (list, tuple)):
+            if not isinstance(given, (list, tuple)):
                 raise DTypeError(
-                    f"pass the gradients as a list of {n}, one for each parameter in group order, got {type(grads).__name__}"
+                    f"pass the {what}s as a list of {n}, one for each parameter in group order, got {type(given).__name__}"
                 )
-            if len(grads) != n:
-                raise ShapeError(f"got {len(grads)} gradients for {n} parameters; pass None for one to be skipped")
-            return tuple(grads)
-        if not isinstance(grads, Mapping):
-            raise DTypeError(f"pass the gradients as a dict under the parameters' names, got {type(grads).__name__}")
-        for name in grads:
+            if len(given) != n:
+                raise ShapeError(f"got {len(given)} {what}s for {n} parameters; pass None for one to be skipped")
+            return tuple(given)
+        if not isinstance(given, Mapping):
+            raise DTypeError(f"pass the {what}s as a dict under the parameters' names, got {type(given).__name__}")
+        for name in given:
             if name not in self._names:
                 raise ShapeError(f"there is no parameter {name!r}.{did_you_mean(name, self._names)}")
         for name in self._names:
-            if name not in grads:
-                raise ShapeError(f"no gradient for parameter {name!r}; pass None for one to be skipped")
-        return tuple(grads[name] for name in self._names)
+            if name not in given:
+                raise ShapeError(f"no {what} for parameter {name!r}; pass None for one to be skipped")
+        return tuple(given[name] for name in self._names)
 
     def _explain_parameter(self, i: int) -> None:
         p, label = self._params[i], self._labels[i]
@@ -837,6 +973,8 @@ class Optimizer(metaclass=Constructor):
             {**g.options(), "params": [k for k, r in zip(keys, self._group_of, strict=True) if r == q]}
             for q, g in enumerate(self.param_groups)
         ]
+        if self.memory:
+            groups = [{**g, "memory": dict(m)} for g, m in zip(groups, self._tuned, strict=True)]
         return {"state": state, "param_groups": groups, "step": steps}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -854,13 +992,14 @@ class Optimizer(metaclass=Constructor):
         groups, state, keys = state_dict["param_groups"], state_dict["state"], self._keys()
         if not isinstance(groups, (list, tuple)) or len(groups) != len(self.param_groups):
             raise StateError(f"the state dict must have {len(self.param_groups)} param_groups, as this optimizer has")
-        options = []
+        options, tuned = [], []
         for q, group in enumerate(groups):
             mine = [k for k, r in zip(keys, self._group_of, strict=True) if r == q]
             listed = group.get("params") if isinstance(group, Mapping) else None
             if not isinstance(listed, (list, tuple)) or list(listed) != mine:
                 raise StateError(f"group {q} of the state dict must have the parameters {mine!r:.80}")
-            given = {k: v for k, v in group.items() if k != "params"}
+            given = {k: v for k, v in group.items() if k not in ("params", "memory")}
+            tuned.append(self._check_memory(q, group.get("memory", {} if not self.memory else None)))
             options.append(self._checked({**self.param_groups[q].options(), **given}, f"state dict, group {q}: "))
         if not isinstance(state, Mapping) or set(state) != set(keys):
             raise StateError(f"the state dict must have a state for each of {keys!r:.80}, and for no other")
@@ -873,7 +1012,7 @@ class Optimizer(metaclass=Constructor):
             if "step" not in entry:
                 raise StateError(f"the state of {name} has no 'step', the number of its steps")
             counters.append(whole(f"'step' of {name}", entry["step"]))
-            need = self.state_shapes(p.shape, options[self._group_of[i]])
+            need = self._states_of(p.shape, options[self._group_of[i]])
             late = [k for k in need if k in self.born_late and k not in entry]
             # A late state that is there has had its first step, even if the counter stands at 0.
             has_late = any(k in self.born_late for k in need) and not late
@@ -897,10 +1036,66 @@ class Optimizer(metaclass=Constructor):
             for k, a in found.items():
                 made[k][...] = a
             fresh.append(made)
-        self._state = fresh
+        self._state, self._tuned = fresh, tuned
         for mine_, new in zip(self.param_groups, options, strict=True):
             dict.update(mine_, new)
         self._build(counters, borns, steps)
+
+    def _check_memory(self, q: int, given: Any) -> dict[str, Any]:
+        """What group `q` of a state dict remembers, checked."""
+        if not isinstance(given, Mapping) or set(given) != set(self.memory):
+            raise StateError(
+                f"group {q} of the state dict must have a 'memory' with {sorted(self.memory)}, got {given!r:.80}"
+            )
+        number, found = checks.number(), {}
+        for name, start in self.memory.items():
+            what, value = f"{name!r} in the 'memory' of group {q}", given[name]
+            if not isinstance(start, tuple):
+                found[name] = checks.integer(0)(what, value) if isinstance(start, int) else number(what, value)
+                continue
+            if not isinstance(value, (tuple, list)):
+                raise StateError(f"{what} must be numbers in a tuple, got {value!r:.80}")
+            found[name] = tuple(number(what, v) for v in value)
+        return found
+
+    def reset_state(self) -> None:
+        """Begin anew with the parameters as they are, as annealing with restarts does (Denkowski and Neubig 2017).
+
+        States and what the groups remember return to where they start, and so do the parameters' step counters, by which
+        biases are corrected. Options, averages (`transforms`) and the count of steps that schedules see stay.
+        """
+        with self._still():
+            self._flush()
+            for i, q in enumerate(self._group_of):
+                for name in self.state_shapes(self._params[i].shape, self.param_groups[q]):
+                    start = self._params[i] if name in self.copies else self.start(name, self.param_groups[q])
+                    self._state[i][name][...] = start
+            self._tuned = [dict(self.memory) for _ in self._tuned]
+            n = len(self._params)
+            self._build([0] * n, [0] * n, self._plan.steps)
+
+    def averaged(self, param: Any, name: str | None = None) -> Array:
+        """The average of a parameter that `transforms` keep, as a new array.
+
+        Parameters
+        ----------
+        param : str, int or ndarray
+            Name or index of the parameter, or the array itself.
+        name : {"ema", "swa", "slow"}, optional
+            Which, where there are several; "slow" are those of `lookahead`.
+        """
+        i, known = self._find(param), self._mean_names()
+        if not known:
+            raise StateError("this optimizer keeps no averages; pass transforms=[fastopt.transforms.ema(0.999)]")
+        if name is None:
+            if len(known) > 1:
+                raise StateError(f"name the average: {' or '.join(map(repr, known))}")
+            name = known[0]
+        if name not in known:
+            raise StateError(f"there is no average {name!r}.{did_you_mean(name, known)}")
+        with self._quiet():
+            average: Array = self._state[i][name].copy(order="K")
+        return average
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
         with self._still():
@@ -928,6 +1123,8 @@ class Optimizer(metaclass=Constructor):
             "backend": "numpy" if self.backend == "numpy" else "auto",
             "n_threads": self.n_threads,
             "sparse": self.sparse,
+            "transforms": self.transforms,
+            "nonfinite": self.nonfinite,
         }
 
     def __setstate__(self, s: dict[str, Any]) -> None:

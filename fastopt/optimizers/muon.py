@@ -11,8 +11,8 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from ..errors import HyperParameterError, ShapeError
+from ..reductions import SUMMED, block_sums, blocks_of
 from .base import Common, Optimizer, Rule
-from .reductions import SUMMED, block_sums, blocks_of
 from .tables import Scalars
 from .whole import Pass, Runner, States, WholePlan, folded
 
@@ -130,7 +130,7 @@ class Muon(Optimizer):
     rules = (Rule("muon", ("momentum_buffer",), muon),)
     passes = (MOMENTUM, NESTEROV, STEP)
     plan = WholePlan
-    by_element = False
+    for_samples = False
     owns_decay = True
 
     presets = {

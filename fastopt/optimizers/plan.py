@@ -3,14 +3,48 @@ installations without a compiler."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import checks
 from ..checks import Array
+from ..reductions import total
 from ..sparse import Entries, check_rows, unique_rows
+from ..transforms import REFERENCES
+
+
+@dataclass
+class Job:
+    """The work on one parameter in a step."""
+
+    i: int
+    rows: Array | None  # those touched; None: all
+    g: Array
+    h: Array
+    factor: float = 1.0
+
+    def parts(self, arrays: Sequence[Array]) -> list[Array]:
+        """What of the arrays is touched: themselves, or copies of the rows."""
+        return list(arrays) if self.rows is None else [a[self.rows] for a in arrays]
+
+    def put_back(self, arrays: Sequence[Array], parts: Sequence[Array]) -> None:
+        """Copies of the rows to where they came from."""
+        if self.rows is not None:
+            for whole, part in zip(arrays, parts, strict=True):
+                whole[self.rows] = part
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An average that has a turn in a step: its place among the averages, how it is made, its scalars by itemsize."""
+
+    k: int
+    how: Any
+    h: Mapping[int, Array]
 
 
 class NumpyPlan:
@@ -45,9 +79,14 @@ class NumpyPlan:
         shrink: bool,
         table: Mapping[str, Any],
         law: Any,
+        measure: Any = None,
     ) -> None:
-        reference = next(r.reference for r in self.host.rules if r.span == span)
-        self._groups[q] = {"reference": reference, "negate": negate, "couple": couple, "shrink": shrink}
+        rule = next(r for r in self.host.rules if r.span == span)
+        self._groups[q] = {"rule": rule, "negate": negate, "couple": couple, "shrink": shrink}
+
+    def set_transforms(self, table: Mapping[str, Any], look: bool, means: Sequence[str]) -> None:
+        self._looks = look
+        self._means: list[Any] = [REFERENCES[name] for name in means]
 
     def set_param(
         self,
@@ -62,6 +101,7 @@ class NumpyPlan:
         born: int,
         record: int = 0,
         last: int = 0,
+        means: Any = (),
     ) -> None:
         self._group_of[i], self._counters[i], self._borns[i] = group, counter, born
         self._layouts[i] = layout(self.params[i])
@@ -105,12 +145,13 @@ class NumpyPlan:
                 p, now = self.params[i], self.steps + 1
                 lag = now - self._counters[i] - 1
                 table, *_ = host._scalar_table(self._group_of[i], p.itemsize, now, 1, lag, self._borns[i])
-                work.append((i, rows, values, table[0]))
+                work.append(Job(i, rows, values, table[0]))
             with np.errstate(all="ignore"):
-                for i, rows, values, h in work:
-                    self._update(i, rows, values, h)
-            for i, *_ in work:
-                self._counters[i] += 1
+                if self._looks and not self._look(work):
+                    return
+                self._run(work)
+            for job in work:
+                self._counters[job.i] += 1
             self.steps += 1
         finally:
             self.busy = False
@@ -131,33 +172,94 @@ class NumpyPlan:
         if rows is not None:
             check_rows("rows", rows, self.params[i])
 
-    def _update(self, i: int, rows: Array | None, g: Array, h: Array) -> None:
-        group = self._groups[self._group_of[i]]
-        p, states = self.params[i], list(self.host._state[i].values())
-        if (
-            rows is not None and self.host.sparse == "exact"
-        ):  # the definition: a dense step with zeros for the other rows
-            whole_g = np.zeros(p.shape, p.dtype)
-            whole_g[rows] = g
-            rows, g = None, whole_g
-        if rows is None:
-            update(group, p, g, states, h)
-        else:
-            part = [a[rows] for a in (p, *states)]
-            update(group, part[0], g, part[1:], h)
-            for whole, new in zip((p, *states), part, strict=True):
-                whole[rows] = new
+    def _look(self, work: Sequence[Job]) -> bool:
+        """Show the host the norm of the gradients. False: there is to be no step."""
+        squares, bad = 0.0, -1
+        for job in work:
+            found = self._squares(job.g)
+            squares = squares + found
+            if bad < 0 and not math.isfinite(found) and not np.isfinite(job.g).all():
+                bad = job.i
+        factor = self.host._look(squares, bad)
+        if factor is None:
+            return False
+        for job in work:
+            job.factor = factor
+        return True
+
+    def _squares(self, g: Array) -> float:
+        """The sum of the squares of a gradient."""
+        wide = g.astype(np.float64)
+        return total(wide * wide)
+
+    def _run(self, work: Sequence[Job]) -> None:
+        """The step on everything, which has been checked."""
+        now = self.steps + 1
+        if self.host.sparse == "exact":
+            for job in work:
+                self._fill_up(job)
+        for q, group in enumerate(self._groups):
+            jobs = [job for job in work if self._group_of[job.i] == q]
+            if jobs and group["rule"].measure is not None:
+                self._measure(group, q, jobs, now)
+        averages = self._turns(now)
+        for job in work:
+            self._update(job, averages)
+
+    def _fill_up(self, job: Job) -> None:
+        """What exact sparse mode means by a gradient of some rows: a dense one with zeros for the others."""
+        if job.rows is not None:
+            whole = np.zeros(self.params[job.i].shape, job.g.dtype)
+            whole[job.rows] = job.g
+            job.rows, job.g = None, whole
+
+    def _turns(self, now: int) -> list[Turn]:
+        """The averages that have a turn in step `now`."""
+        if not self._means:
+            return []
+        single, double, turns = self.host._mean_scalars(now)
+        return [Turn(k, self._means[k], {4: single[k], 8: double[k]}) for k, turn in enumerate(turns) if turn]
+
+    def _update(self, job: Job, averages: Sequence[Turn]) -> None:
+        """The step of one parameter."""
+        group = self._groups[self._group_of[job.i]]
+        arrays = [self.params[job.i], *self.host._state[job.i].values()]
+        n = 1 + len(group["rule"].states)
+        parts = job.parts(arrays)
+        p, states = parts[0], parts[1:n]
+        g = on_its_way(group, p, job)
+        if group["shrink"]:
+            p *= job.h[1]
+        group["rule"].reference(p, g, *states, job.h[2:])
+        for turn in averages:
+            turn.how(parts[n + turn.k], p, turn.h[p.itemsize])
+        job.put_back(arrays, parts)
+
+    def _measure(self, group: Mapping[str, Any], q: int, jobs: Sequence[Job], now: int) -> None:
+        """The scalars of a rule that hang on sums over its parameters."""
+        where, sums = [job.i for job in jobs], []
+        if self.host.memory:
+            for job, h in zip(jobs, self.host._derive(q, where, None, now), strict=True):
+                job.h = h
+        for job in jobs:
+            arrays = [self.params[job.i], *self.host._state[job.i].values()][: 1 + len(group["rule"].states)]
+            parts = job.parts(arrays)
+            terms = group["rule"].measure.reference(parts[0], on_its_way(group, parts[0], job), *parts[1:], job.h[2:])
+            sums.append([total(x) for x in terms])
+            job.put_back(arrays, parts)
+        for job, h in zip(jobs, self.host._derive(q, where, sums, now), strict=True):
+            job.h = h
 
 
-def update(group: Mapping[str, Any], p: Array, g: Array, states: Sequence[Array], h: Array) -> None:
-    """Block operations, in their order, then the reference of the span."""
-    if group["negate"]:
+def on_its_way(group: Mapping[str, Any], p: Array, job: Job) -> Array:
+    """The gradient after the block operations on it."""
+    g = job.g
+    if job.factor != 1.0:
+        factor = g.dtype.type(job.factor)
+        g = (-factor if group["negate"] else factor) * g
+    elif group["negate"]:
         g = -g
-    if group["couple"]:
-        g = g + h[0] * p
-    if group["shrink"]:
-        p *= h[1]
-    group["reference"](p, g, *states, h[2:])
+    return g + job.h[0] * p if group["couple"] else g
 
 
 def layout(a: Array) -> tuple[Any, ...]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
+from ..reductions import row_totals
 from .base import Catch, Common, Optimizer, Rule
-from .reductions import lanes_sum
 from .tables import SHRINK, Gap, Scalars
 from .whole import Pass, Runner, States, WholePlan
 
@@ -18,7 +18,7 @@ from .whole import Pass, Runner, States, WholePlan
 def _rowwise_adagrad(p: Array, g: Array, a: Array, h: Array) -> None:
     keep, rate, eps = h
     wide = g.astype(np.float64)
-    a[...] = a + (lanes_sum(wide * wide) / g.shape[1]).astype(g.dtype)
+    a[...] = a + (row_totals(wide * wide) / g.shape[1]).astype(g.dtype)
     p[...] = keep * p - rate * (g / (np.sqrt(a) + eps)[:, np.newaxis])
 
 
@@ -65,7 +65,7 @@ class RowwiseAdagrad(Optimizer):
     rules = (Rule("rowwise_adagrad", ("sum",), rowwise_adagrad, Catch("decay0", 0, 0)),)
     passes = (STEP,)
     plan = WholePlan
-    by_element = False
+    for_samples = False
 
     def __init__(
         self,

@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
+from ..reductions import STACKED, SUMMED, blocks_of, larger, largest, smaller
 from .base import Catch, Common, Optimizer, Rule
-from .reductions import STACKED, SUMMED, blocks_of, larger, largest, smaller
 from .rowwise_adagrad import why_decay_is_not_exact
 from .tables import SHRINK, Gap, Scalars
 from .whole import Pass, Runner, States, WholePlan
@@ -111,7 +111,7 @@ class SM3(Optimizer):
     )
     passes = (STEP, WITH_MOMENTUM, FOLD_LARGEST)
     plan = WholePlan
-    by_element = False
+    for_samples = False
 
     def __init__(
         self,

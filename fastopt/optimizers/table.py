@@ -111,7 +111,7 @@ class Table:
             cls, implied = by_name(optimizer)
         else:
             raise DTypeError(f"optimizer must be an Optimizer class or its name, got {optimizer!r:.80}")
-        if not cls.by_element:
+        if cls.plan is not None:
             raise UnsupportedError(
                 f"{cls.__name__} looks at whole rows or matrices, and its states have other shapes than the records of a "
                 f"Table have room for; make an array, and {cls.__name__} for it"

@@ -11,8 +11,9 @@ import numpy as np
 
 from .. import kernels
 from ..checks import Array
-from .plan import NumpyPlan
-from .reductions import SUMMED, block_sums, blocks_of, fold
+from ..reductions import SUMMED, block_sums, blocks_of, folded_blocks
+from ..transforms import REFERENCES
+from .plan import Job, NumpyPlan, Turn
 from .tables import COUPLE, SHRINK
 
 
@@ -58,11 +59,15 @@ def _square_blocks(x: Array, sums: Array) -> None:
 
 
 def _fold_sums(sums: Array, total: Array) -> None:
-    total[...] = fold(sums)
+    total[...] = folded_blocks(sums)
 
 
 def _negated(out: Array, g: Array, h: Array) -> None:
     out[...] = -g
+
+
+def _scaled(out: Array, g: Array, h: Array) -> None:
+    out[...] = h[0] * g
 
 
 def _coupled(out: Array, p: Array, h: Array) -> None:
@@ -73,9 +78,15 @@ SUM_BLOCKS = Pass("sum_blocks", _sum_blocks)
 SQUARE_BLOCKS = Pass("square_blocks", _square_blocks)
 FOLD_SUMS = Pass("fold_sums", _fold_sums)
 NEGATED = Pass("negated", _negated)
+SCALED = Pass("scaled", _scaled)
 COUPLED = Pass("coupled", _coupled)
+#: by the names of `transforms`
+AVERAGES = {
+    "average": Pass("averaged", REFERENCES["average"]),
+    "lookahead": Pass("looked_ahead", REFERENCES["lookahead"]),
+}
 #: what the kernels have for every rule
-SHARED = (SUM_BLOCKS, SQUARE_BLOCKS, FOLD_SUMS, NEGATED, COUPLED)
+SHARED = (SUM_BLOCKS, SQUARE_BLOCKS, FOLD_SUMS, NEGATED, SCALED, COUPLED, *AVERAGES.values())
 
 
 def folded(run: Runner, sums: Array) -> Array:
@@ -119,11 +130,23 @@ class WholePlan(NumpyPlan):
         self._runner = Runner(None, 0)
 
     def set_group(
-        self, q: int, span: str, n_states: int, negate: bool, couple: bool, shrink: bool, table: Any, law: Any
+        self,
+        q: int,
+        span: str,
+        n_states: int,
+        negate: bool,
+        couple: bool,
+        shrink: bool,
+        table: Any,
+        law: Any,
+        measure: Any = None,
     ) -> None:
-        super().set_group(q, span, n_states, negate, couple, shrink, table, law)
+        super().set_group(q, span, n_states, negate, couple, shrink, table, law, measure)
         if self.host.backend == "native":
             self._runner = Runner(table, self._n_threads)
+
+    def set_transforms(self, table: Any, look: bool, means: Sequence[str]) -> None:
+        self._looks, self._means = look, [AVERAGES[name] for name in means]
 
     def step(self, grads: Any, own: bool) -> None:
         if self._runner.table is None:
@@ -131,39 +154,48 @@ class WholePlan(NumpyPlan):
         else:
             kernels.drivers.in_default_state(lambda: NumpyPlan.step(self, grads, own))
 
-    def _update(self, i: int, rows: Array | None, g: Array, h: Array) -> None:
-        group = self._groups[self._group_of[i]]
-        p, named = self.params[i], self.host._state[i]
-        if not g.size:
+    def _squares(self, g: Array) -> float:
+        return sum_of_squares(self._runner, g.ravel(order="K"))
+
+    def _fill_up(self, job: Job) -> None:
+        """Rules with an exact mode leave a row without gradient where it is."""
+
+    def _update(self, job: Job, averages: Sequence[Turn]) -> None:
+        p, named = self.params[job.i], self.host._state[job.i]
+        if not job.g.size:
             return
-        arrays = [p, *named.values()]
-        if rows is None:
+        group, arrays = self._groups[self._group_of[job.i]], [p, *named.values()]
+        n = len(arrays) - len(self._means)  # the averages come last
+        if job.rows is None:
             work = [np.asarray(a, order="C") for a in arrays]
         else:
-            order = np.argsort(rows)
-            rows, g = rows[order], g[order]
-            along = [True, *(self.host.along_rows(name, p.shape) for name in named)]
-            work = [a[rows] if by_row else a for a, by_row in zip(arrays, along, strict=True)]
-        mine, parts = work[0], work[1:]
-        g = self._gradient(group, np.asarray(g, order="C"), mine, h)
-        own = h[SHRINK:].copy()
+            along = [k == 0 or k >= n or self.host.along_rows(name, p.shape) for k, name in enumerate(["", *named])]
+            work = [a[job.rows] if by_row else a for a, by_row in zip(arrays, along, strict=True)]
+        mine = work[0]
+        g = self._gradient(group, job, mine)
+        own = job.h[SHRINK:].copy()
         if not group["shrink"]:
             own[0] = 1
-        group["reference"](self._runner, mine, g, parts, own)
+        group["rule"].reference(self._runner, mine, g, work[1:n], own)
+        for turn in averages:
+            self._runner(turn.how, mine.size, (), (work[n + turn.k], mine), turn.h[mine.itemsize])
         for whole, new in zip(arrays, work, strict=True):
             if new is not whole:
-                whole[... if rows is None else rows] = new
+                whole[... if job.rows is None else job.rows] = new
 
-    def _gradient(self, group: Mapping[str, Any], g: Array, p: Array, h: Array) -> Array:
+    def _gradient(self, group: Mapping[str, Any], job: Job, p: Array) -> Array:
         """The gradient after the block operations on it, in memory of its own if there are any."""
-        if group["negate"]:
-            out = np.empty_like(g)
-            self._runner(NEGATED, g.size, (), (out, g), h)
-            g = out
+        given = g = np.asarray(job.g, order="C")
+        if group["negate"] or job.factor != 1.0:
+            g = np.empty_like(given)
+            if job.factor != 1.0:
+                factor = np.array([-job.factor if group["negate"] else job.factor], g.dtype)
+                self._runner(SCALED, g.size, (), (g, given), factor)
+            else:
+                self._runner(NEGATED, g.size, (), (g, given), job.h)
         if group["couple"]:
-            out = g if group["negate"] else g.copy()
-            self._runner(COUPLED, g.size, (), (out, p), h[COUPLE:])
-            g = out
+            g = g.copy() if g is given else g
+            self._runner(COUPLED, g.size, (), (g, p), job.h[COUPLE:])
         return g
 
 

@@ -143,7 +143,17 @@ def run(python: Path, wheel: Path | None = None, **env: str) -> dict[str, Any]:
         if not folder.exists():
             zipfile.ZipFile(wheel).extractall(folder)
         env["PYTHONPATH"] = str(folder)
-    found: dict[str, Any] = json.loads(call(python, "-P", "-c", RUN, json.dumps(cases()), at=python.parent, **env))
+    found: dict[str, Any] = json.loads(
+        call(
+            python,
+            "-P",
+            "-c",
+            RUN,
+            json.dumps([case for case in cases() if "transforms" not in case[1]]),
+            at=python.parent,
+            **env,
+        )
+    )
     assert wheel is None or found["file"].startswith(str(wheel.with_suffix("")))
     assert found["subnormals"], "the package changes the floating-point environment"
     return found

@@ -1,8 +1,5 @@
-"""Sums in the order of the kernels, in NumPy: along a row, of blocks of 1024 elements, each in 16 lanes of float64 that are
-folded 8, 4, 2, 1; down a column, of blocks of 64 rows from top to bottom; the blocks' sums added one after the other.
-
-So the order is set by the data alone. NumPy's own sums have orders that depend on the machine and on the layout.
-"""
+"""Sums in the order of the kernels (kernels/lanes.pxi), which depends on the data alone, and what else they reduce rows and
+matrices by. NumPy's own sums have orders that depend on the machine and on the layout."""
 
 from __future__ import annotations
 
@@ -10,11 +7,43 @@ import math
 
 import numpy as np
 
-from ..checks import Array
+from .checks import Array
 
 LANES = 16
 SUMMED = 1024  # elements of a row whose sum is taken in lanes
 STACKED = 64  # rows whose sum is taken from top to bottom
+
+
+def total(terms: Array) -> float:
+    """The sum of float64 `terms`, in the order of their memory: blocks, 16 lanes in a block, blocks from left to right."""
+    return left_to_right(block_sums(terms.ravel(order="K")))
+
+
+def lanes(blocks: Array) -> Array:
+    """The sums of each lane of each block, a row each."""
+    sums = np.zeros((len(blocks), LANES))
+    for part in blocks.reshape(len(blocks), blocks.shape[1] // LANES, LANES).swapaxes(0, 1):
+        sums = sums + part
+    return sums
+
+
+def left_to_right(sums: Array) -> float:
+    """The sum, one after the other."""
+    return float(folded_blocks(sums))
+
+
+def fold(lanes: Array) -> Array:
+    """The lanes of the last axis, 16 of them, folded 8, 4, 2, 1."""
+    for half in (8, 4, 2, 1):
+        lanes = lanes[..., :half] + lanes[..., half:]
+    folded: Array = lanes[..., 0]
+    return folded
+
+
+def trust_ratio(of: Array, to: Array) -> Array:
+    """``of / to``; 1 where either is 0."""
+    ratio: Array = np.where((of > 0) & (to > 0), of / np.where(to > 0, to, 1.0), 1.0)
+    return ratio
 
 
 def blocks_of(count: int, size: int) -> int:
@@ -26,19 +55,15 @@ def block_sums(x: Array) -> Array:
     """Sums of the blocks along the last axis, in float64: shape (..., blocks)."""
     *rest, n = x.shape
     blocks = blocks_of(n, SUMMED)
-    steps = SUMMED // LANES if blocks != 1 else blocks_of(n, LANES)
-    padded = np.zeros((*rest, blocks * steps * LANES))  # a zero more changes no lane
-    padded[..., :n] = x
-    padded = padded.reshape(*rest, blocks, steps, LANES)
-    lanes = np.zeros((*rest, blocks, LANES))
-    for k in range(steps):
-        lanes = lanes + padded[..., k, :]
-    for half in (8, 4, 2, 1):
-        lanes = lanes[..., :half] + lanes[..., half : 2 * half]
-    return lanes[..., 0]
+    width = SUMMED if blocks != 1 else blocks_of(n, LANES) * LANES
+    padded = x
+    if n != blocks * width or x.dtype != np.float64:
+        padded = np.zeros((*rest, blocks * width))  # a zero more changes no lane
+        padded[..., :n] = x
+    return fold(lanes(padded.reshape(math.prod(rest) * blocks, width))).reshape(*rest, blocks)
 
 
-def fold(sums: Array, axis: int = 0) -> Array:
+def folded_blocks(sums: Array, axis: int = 0) -> Array:
     """The sums of blocks added one after the other."""
     if not sums.shape[axis]:
         return np.zeros(np.delete(sums.shape, axis))
@@ -46,9 +71,9 @@ def fold(sums: Array, axis: int = 0) -> Array:
     return total
 
 
-def lanes_sum(x: Array) -> Array:
+def row_totals(x: Array) -> Array:
     """Sums along the last axis, in float64."""
-    return fold(block_sums(x), -1)
+    return folded_blocks(block_sums(x), -1)
 
 
 def stacked_sums(x: Array) -> Array:

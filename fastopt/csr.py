@@ -1,0 +1,87 @@
+"""Samples as rows of CSR: the checks of matrices that come from outside, and repeated entries."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import kernels
+from .checks import Array
+from .errors import DTypeError, IndexRangeError, LayoutError, UnsupportedError
+from .sparse import is_scipy_sparse
+
+
+class Rows(NamedTuple):
+    """CSR arrays, as SciPy's matrices have them."""
+
+    indptr: Array
+    indices: Array
+    data: Array
+    shape: tuple[int, int]
+
+
+def dense_rows(X: Array) -> Rows:
+    """The elements of `X` that are not zero, as CSR."""
+    used = X != 0
+    indptr = np.concatenate([[0], np.cumsum(np.count_nonzero(used, axis=1))])
+    return Rows(indptr, np.nonzero(used)[1], X[used], X.shape)
+
+
+def checked_csr(X: Any) -> tuple[Array, Array, Array]:
+    """The CSR arrays of `X`: offsets (int64), indices (int32) and data, if they fit each other and the shape."""
+    n_rows, n_features = X.shape
+    if n_features >= 2**31 or n_rows >= 2**31:
+        raise UnsupportedError(f"X has shape {X.shape}; at most 2**31 - 1 rows and features are possible")
+    indptr, indices, data = np.asarray(X.indptr), np.asarray(X.indices), np.ascontiguousarray(X.data)
+    if indptr.dtype.kind not in "iu" or indices.dtype.kind not in "iu":
+        raise DTypeError(f"X has indptr of {indptr.dtype} and indices of {indices.dtype}; both must be integers")
+    indptr = np.ascontiguousarray(indptr, np.int64)
+    if (
+        not indptr.ndim == indices.ndim == data.ndim == 1
+        or len(indptr) != n_rows + 1
+        or indptr[0] != 0
+        or (indptr[1:] < indptr[:-1]).any()
+        or indptr[-1] > min(len(indices), len(data))
+    ):
+        raise LayoutError("X is not a valid CSR matrix: indptr must rise from 0 to at most the number of entries")
+    used = indices[: indptr[-1]]
+    if len(used) and (used.min() < 0 or used.max() >= n_features):
+        raise IndexRangeError(f"X has a column index outside 0 to {n_features - 1}")
+    return indptr, np.ascontiguousarray(indices, np.int32), data
+
+
+def csr_rows(X: Any) -> tuple[Array, Array, Array]:
+    """As `checked_csr`, from CSR or dense, with indices that are unique in their row: repeated ones are summed."""
+    indptr, indices, data = checked_csr(X if is_scipy_sparse(X) else dense_rows(X))
+    n_rows, n_features = X.shape
+    native = kernels.drivers
+    count, add = (native.repeated_indices, native.sum_repeated) if native else (repeated_indices, sum_repeated)
+    if count(indptr, indices, n_rows, n_features, np.zeros(n_features, np.int32)):
+        indptr, indices, data = indptr.copy(), indices.copy(), data.copy()
+        add(indptr, indices, data, n_rows, np.full(n_features, -1, np.int64))
+    return indptr, indices, data
+
+
+def repeated_indices(indptr: Array, indices: Array, n_rows: int, n_features: int, seen: Array) -> int:
+    """As ``kernels.drivers.repeated_indices``."""
+    used = indices[: indptr[-1]]
+    rows = np.repeat(np.arange(n_rows), np.diff(indptr))
+    return len(used) - len(np.unique(rows * n_features + used))
+
+
+def sum_repeated(indptr: Array, indices: Array, data: Array, n_rows: int, place: Array) -> None:
+    """As ``kernels.drivers.sum_repeated``."""
+    to, end = 0, int(indptr[0])
+    for r in range(n_rows):
+        begin, end, first = end, int(indptr[r + 1]), to
+        indptr[r] = to
+        for j in range(begin, end):
+            at = place[indices[j]]
+            if at >= first:
+                data[at] += data[j]
+            else:
+                place[indices[j]] = to
+                indices[to], data[to] = indices[j], data[j]
+                to += 1
+    indptr[n_rows] = to

@@ -1,0 +1,33 @@
+# YellowFin (Zhang and Mitliagkas 2017). The measure brings the mean gradient up to date and sums g^2 and its square; the step
+# is that of momentum. h of the measure: beta, 1 - beta. Of the span: rate, momentum.
+
+cdef void measure_yellowfin(Py_ssize_t n, rw p, ro g, rw b, rw a, rw s2, rw s3, const real *h, double *acc) noexcept nogil:
+    cdef real keep = h[0], take = h[1]
+    cdef double squares[2][LANES]
+    cdef Py_ssize_t i = 0, j
+    for j in range(LANES):
+        squares[0][j] = squares[1][j] = 0
+    for j in range(n):
+        a[j] = keep * a[j] + take * g[j]
+    while i + LANES <= n:
+        for j in range(LANES):
+            squares[0][j] = squares[0][j] + <double>g[i + j] * <double>g[i + j]
+            squares[1][j] = squares[1][j] + <double>a[i + j] * <double>a[i + j]
+        i += LANES
+    for j in range(n - i):
+        squares[0][j] = squares[0][j] + <double>g[i + j] * <double>g[i + j]
+        squares[1][j] = squares[1][j] + <double>a[i + j] * <double>a[i + j]
+    acc[0], acc[1], acc[2], acc[3] = fold(squares[0]), fold(squares[1]), 0, 0
+
+
+cdef void yellowfin(Py_ssize_t n, rw p, ro g, rw b, rw a, rw s2, rw s3, const real *h) noexcept nogil:
+    cdef real rate = h[0], keep = h[1], bi
+    cdef Py_ssize_t i
+    for i in range(n):
+        bi = keep * b[i] + g[i]
+        p[i] = p[i] - rate * bi
+        b[i] = bi
+
+
+TABLE["measure_yellowfin"] = <size_t><void *>measure_yellowfin
+TABLE["yellowfin"] = <size_t><void *>yellowfin

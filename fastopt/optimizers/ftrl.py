@@ -1,0 +1,128 @@
+"""FTRL-Proximal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
+
+import numpy as np
+
+from .. import checks
+from ..checks import Array
+from ..errors import HyperParameterError, UnsupportedError
+from .base import Catch, Common, Optimizer, Rule
+from .tables import SPAN, Gap, Scalars
+
+
+def ftrl(p: Array, g: Array, a: Array, z: Array, h: Array) -> None:
+    inverse, ridge, l1, shrink = h
+    new = a + g * g
+    root = np.sqrt(new)
+    z[...] = z + ((g + shrink * p) - (root - np.sqrt(a)) * inverse * p)
+    held = np.where(z < -l1, -l1, np.where(z > l1, l1, z))
+    p[...] = (held - z) / (root * inverse + ridge)
+    a[...] = new
+
+
+class FTRL(Optimizer):
+    r"""Follow the regularized leader, proximal (McMahan et al. 2013), in the form of TensorFlow and Keras.
+
+    .. math::
+        n' &= n + g^2, \quad z \leftarrow z + g + 2 s\, p - \frac{\sqrt{n'} - \sqrt{n}}{\eta}\, p, \quad n \leftarrow n' \\
+        p &\leftarrow \frac{\max(-l_1, \min(l_1, z)) - z}{\sqrt{n}/\eta + \beta/\eta + 2 l_2}
+
+    Parameters
+    ----------
+    params : array, list, dict or list of groups
+    lr : float or callable, default 1e-3
+        Above 0.
+    lr_power : float, default -0.5
+        Only the root, -0.5, so far.
+    initial_accumulator_value : float, default 0.1
+    l1 : float, default 0
+        What makes parameters 0.
+    l2 : float, default 0
+        Counted twice, as in TensorFlow and Keras; the paper's is ``2 * l2``.
+    l2_shrinkage : float, default 0
+        s: a coupled decay whose gradient does not enter n.
+    beta : float, default 0
+    **common
+        Options of every optimizer: see `Optimizer`.
+
+    Notes
+    -----
+    A dense step makes every parameter anew of z and n, also where the gradient is zero. So the first one sets those that have
+    no gradient to 0, whatever they were, and a change of the rate acts on all. A lazy sparse step leaves the rows that it does
+    not list as they are; ``sparse="exact"`` does what dense steps do. State: ``accumulator`` (n), ``linear`` (z).
+    """
+
+    options = {
+        "lr_power": checks.number(high=0.0),
+        "initial_accumulator_value": checks.non_negative,
+        "l1": checks.non_negative,
+        "l2": checks.non_negative,
+        "l2_shrinkage": checks.non_negative,
+        "beta": checks.non_negative,
+    }
+    owns_decay = True
+    rules = (Rule("ftrl", ("accumulator", "linear"), ftrl, Catch("ftrl", 0, 3)),)
+    presets = {"keras": {}}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        lr_power: float = -0.5,
+        initial_accumulator_value: float = 0.1,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        l2_shrinkage: float = 0.0,
+        beta: float = 0.0,
+        **common: Unpack[Common],
+    ) -> None:
+        options = dict(
+            lr=lr,
+            lr_power=lr_power,
+            initial_accumulator_value=initial_accumulator_value,
+            l1=l1,
+            l2=l2,
+            l2_shrinkage=l2_shrinkage,
+            beta=beta,
+        )
+        super().__init__(params, options, **common)
+
+    @classmethod
+    def check_together(cls, o: Mapping[str, Any]) -> None:
+        if o.get("lr_power", -0.5) != -0.5:
+            raise UnsupportedError(f"lr_power={o['lr_power']} needs another power than the root; use lr_power=-0.5")
+        if o.get("lr") == 0:
+            raise HyperParameterError("lr must be above 0, got 0.0: FTRL divides by it")
+
+    @staticmethod
+    def start(state: str, o: Mapping[str, Any]) -> float:
+        return float(o["initial_accumulator_value"]) if state == "accumulator" else 0.0
+
+    @staticmethod
+    def rule(o: Mapping[str, Any]) -> str:
+        return "ftrl"
+
+    @staticmethod
+    def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
+        inverse = 1.0 / np.asarray(o["lr"])
+        inverse = np.where(inverse < o["tiny"], np.inf, inverse)  # a rate too large is refused as one too small
+        ridge = np.maximum(2.0 * o["l2"] + o["beta"] * inverse, o["tiny"])  # 0/0 cannot arise
+        return inverse, ridge, o["l1"], 2.0 * o["l2_shrinkage"]
+
+    @classmethod
+    def why_not_exact(cls, o: Mapping[str, Any]) -> str:
+        if o["l2_shrinkage"] != 0:
+            return (
+                "l2_shrinkage moves untouched rows at every step, which has no closed form; use l2, l2_shrinkage=0 or "
+                "sparse='lazy'"
+            )
+        return ""
+
+    @staticmethod
+    def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
+        # Of the parameter before nothing is left, and of several steps the last one's scalars hold: see kernels/ftrl.pyx.
+        return Gap(np.zeros(len(r[SPAN])), (), [(1.0, scalar) for scalar in r[SPAN : SPAN + 3]])

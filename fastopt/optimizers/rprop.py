@@ -1,0 +1,97 @@
+"""Rprop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
+
+import numpy as np
+
+from .. import checks
+from ..checks import Array
+from ..errors import HyperParameterError
+from .base import Catch, Common, Optimizer, Rule
+from .signsgd import sign
+from .tables import SHRINK, Gap, Scalars, rate_at
+
+
+def rprop(p: Array, g: Array, prev: Array, size: Array, h: Array) -> None:
+    down, up, least, most = h
+    turn = g * prev
+    s = size * np.where(turn > 0, up, np.where(turn < 0, down, h.dtype.type(1)))
+    s = np.where(s < least, least, s)
+    size[...] = np.where(s > most, most, s)
+    prev[...] = np.where(turn < 0, h.dtype.type(0), g)
+    p[...] = p - sign(prev) * size
+
+
+class Rprop(Optimizer):
+    r"""Resilient propagation (Riedmiller and Braun 1993): steps from the signs of gradients alone, for full batches.
+
+    .. math::
+        s \leftarrow \begin{cases}
+            \min(\eta_+ s,\, s_{\max}) & g\, g_{\mathrm{prev}} > 0 \\
+            \max(\eta_- s,\, s_{\min}) & g\, g_{\mathrm{prev}} < 0, \text{ and then } g \leftarrow 0 \\
+            s & \text{otherwise}
+        \end{cases} \quad
+        p \leftarrow p - \operatorname{sign}(g)\, s, \quad g_{\mathrm{prev}} \leftarrow g
+
+    Parameters
+    ----------
+    params : array, list, dict or list of groups
+    lr : float or callable, default 1e-2
+        The first step size of every element, within `step_sizes`. Later values of a schedule have no effect.
+    etas : pair of floats, default (0.5, 1.2)
+        Factors of the step size where the sign has changed, in (0, 1), and where it has not, above 1.
+    step_sizes : pair of floats, default (1e-6, 50)
+        Least and most step size.
+    **common
+        Options of every optimizer: see `Optimizer`.
+
+    Notes
+    -----
+    State: ``prev``, ``step_size``. As in PyTorch there is no weight decay, and a product of gradients that underflows to 0
+    counts as no change. A NaN gradient makes the parameter NaN, where PyTorch lets it wait.
+    """
+
+    options = {
+        "etas": checks.pair(checks.number(0.0, closed_low=False)),
+        "step_sizes": checks.pair(checks.non_negative),
+    }
+    rules = (Rule("rprop", ("prev", "step_size"), rprop, Catch("decay2", 2, 0)),)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-2,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50),
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(params, dict(lr=lr, etas=etas, step_sizes=step_sizes), **common)
+
+    @classmethod
+    def check_together(cls, o: Mapping[str, Any]) -> None:
+        if "etas" in o and not o["etas"][0] < 1 < o["etas"][1]:
+            raise HyperParameterError(f"etas must be below 1 and above 1, got {o['etas']}")
+        if "step_sizes" in o and o["step_sizes"][0] > o["step_sizes"][1]:
+            raise HyperParameterError(f"step_sizes must be the least and the most, got {o['step_sizes']}")
+
+    @staticmethod
+    def start(state: str, o: Mapping[str, Any]) -> float:
+        if state == "prev":
+            return 0.0
+        lr = rate_at(o["lr"], 0) if callable(o["lr"]) else o["lr"]
+        return float(min(max(lr, o["step_sizes"][0]), o["step_sizes"][1]))
+
+    @staticmethod
+    def rule(o: Mapping[str, Any]) -> str:
+        return "rprop"
+
+    @staticmethod
+    def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
+        return *o["etas"], *o["step_sizes"]
+
+    @staticmethod
+    def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
+        return Gap(r[SHRINK], (0.0, 1.0))

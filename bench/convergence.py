@@ -53,7 +53,7 @@ def make(name: str, x: Array, lr: float) -> tuple[Any, tuple[int, ...]]:
     """The optimizer of `x`, and the shape in which it sees it: that of one row where it is for matrices alone."""
     cls, options = by_name(name)
     options["lr"] = lr
-    if "weight_decay" in inspect.signature(cls.__init__).parameters:
+    if "weight_decay" in inspect.signature(cls).parameters:
         options["weight_decay"] = 0.0
     try:
         return cls(x, **options), x.shape

@@ -334,7 +334,7 @@ def _shaped(x: Array, shape: Any) -> Array:
 def _make(cls: type[Optimizer], p: Array, options: dict[str, Any]) -> Optimizer:
     """The optimizer of `p`."""
     ours = [k for k, v in inspect.signature(_descend).parameters.items() if v.kind is inspect.Parameter.KEYWORD_ONLY]
-    known = [*list(inspect.signature(cls.__init__).parameters)[2:], *ours]
+    known = [*list(inspect.signature(cls).parameters)[1:], *ours]
     for name in options:
         if name not in known:
             raise UnsupportedError(f"{cls.__name__} has no option {name!r} here.{did_you_mean(name, known)}")

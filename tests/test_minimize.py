@@ -131,6 +131,16 @@ def test_the_steps_are_the_optimizers():
     same(nag, fastopt.minimize(rosen, START, jac=rosen_der, method="sgd", options=sgd))
 
 
+def test_options_that_every_optimizer_has():
+    x = START.copy()
+    given = {"preset": "keras", "transforms": [fastopt.clip_global_norm(0.5)], "backend": "numpy"}
+    opt = fastopt.Adam(x, **given)
+    for _ in range(5):
+        opt.step(rosen_der(x))
+    result = fastopt.minimize(rosen, START, jac=rosen_der, method="adam", options={**given, "maxiter": 5})
+    assert np.array_equal(result.x, x)
+
+
 def test_the_optimizer_may_see_another_shape():
     flat = fastopt.minimize(both, np.zeros(4), jac=True, method="rmsprop", options={"maxiter": 9})
     for shape in ((2, 2), [4, -1], 4):

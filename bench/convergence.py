@@ -97,7 +97,7 @@ class Problem:
     start: Array
     fill: Callable[[Array, Array], float]
     there: Callable[[Array, float], bool]
-    missed: Callable[[float], str] = "down to {:.0e}".format
+    missed: Callable[[float], str] = "down to {:.1e}".format
 
 
 def rosenbrock(x: Array, g: Array) -> float:
@@ -280,7 +280,7 @@ def line(name: str, functions: dict[str, Problem], rows: Flights, steps: int, ra
 
 
 NOTES = f"""\
-Cells: steps until there (rate), or else the least value on the way down in {{steps}} steps.
+Cells: steps until there (rate); or else the least value, and what rate led there, in {{steps}} steps.
 
 - Rosenbrock from (-1.5, 2) and Beale from (1, 1.5), until f < {SMALL:g}.
 - saddle: x^2 - y^2 from (1, 1e-6), until |y| > 1, x never beyond its start.

@@ -887,7 +887,6 @@ BAD: dict[str, list[Any]] = {
     "shares": [None, 0.9, True, (0.9,), (0.9, 1.5), (-0.1, 0.9), (0.9, math.nan), ("0.9", 1.0), (True, 0.9), Bomb()],
     "word": [None, 1, True, "", "HAT", "within", "beside", "outside ", b"hat", ["hat"], Bomb()],
     "at most 0": [*NEVER, math.inf, -math.inf, 1, 1e-300, np.float32(1), Fraction(1, 9)],
-    "at least 1": [*NEVER, math.inf, 0, -1, 0.999, np.float32(0.5), Fraction(8, 9)],
     "two epsilons": [
         None,
         0.9,
@@ -913,11 +912,11 @@ BAD["above 0"] = [*BAD["number"], 0, 0.0]
 BAD["of at least 1"] = [bad for bad in BAD["number"] if type(bad) is not float or bad != math.inf] + [0, 0.5]
 BAD["fraction or None"] = [bad for bad in BAD["fraction"] if bad is not None]
 BAD["integer"] = [*BAD["number"], 0, 1.5, 2.0]
-BAD["power"] = [*NEVER, math.inf, -math.inf, 1e-300, 1]
+BAD["power"] = [*NEVER, math.inf, -math.inf, 1e-300, 1, -1.5]
 #: kinds that a default does not tell
 KINDS: dict[Any, str] = {"nus": "shares", "etas": "factors", "step_sizes": "sizes", "lr_power": "power"}
 KINDS |= {"d0": "above 0", "d_coef": "above 0", "growth_rate": "of at least 1", "beta3": "fraction or None"}
-KINDS |= {"curv_window_width": "integer", "beta2_decay": "at most 0", "d": "at least 1"}
+KINDS |= {"curv_window_width": "integer", "beta2_decay": "at most 0", "d": "above 0"}
 KINDS |= {(fastopt.Adafactor, "eps"): "two epsilons"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -359,5 +360,5 @@ def test_every_parameter_of_a_constructor_is_documented_with_its_default(name):
         assert parameter in known, f"the docstring of {name} describes {parameter!r}, which it does not take."
         if match := re.search(r"\bdefault (.+?)\s*$", kind or ""):
             want = known[parameter].default
-            said = ast.literal_eval(match[1])
+            said = math.inf if match[1] == "inf" else ast.literal_eval(match[1])
             assert said == want, f"the docstring of {name} gives {parameter} the default {said!r}, but it is {want!r}."

@@ -124,7 +124,8 @@ class Adafactor(Optimizer):
     eps : pair of floats, default (None, 1e-3)
         :math:`\epsilon_1`, where None is the distance from 1 to the next number of the dtype, and :math:`\epsilon_2`. The
         smallest normal number of the dtype is the least that anything is divided by.
-    d : float of at least 1, default 1.0
+    d : float above 0, default 1.0
+        PyTorch takes no less than 1, Keras does.
     weight_decay : float, default 0
         Decoupled.
     eps_form : {"outside", "inside"}, default "outside"
@@ -145,7 +146,7 @@ class Adafactor(Optimizer):
     options = {
         "beta2_decay": checks.number(high=0.0),
         "eps": _epsilons,
-        "d": checks.number(1.0),
+        "d": checks.number(0.0, closed_low=False),
         "eps_form": checks.one_of("outside", "inside"),
     }
     # Of a vector: "variance"; see state_shapes.
@@ -203,7 +204,7 @@ class Adafactor(Optimizer):
             np.where(o["lr"] < root, o["lr"], root),
             keep if inside else 1.0,
             o["eps"][1],
-            o["d"],
+            max(o["d"], o["tiny"]),
             eps1 if inside else 0.0,
             o["tiny"] if inside else max(eps1, o["tiny"]),
             o["tiny"] if inside else max(eps1 * eps1, o["tiny"]),

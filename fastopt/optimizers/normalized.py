@@ -13,6 +13,7 @@ import numpy as np
 from .. import checks, kernels
 from ..checks import Array
 from ..csr import csr_rows
+from ..elementary import exp
 from ..errors import (
     ConcurrentStepError,
     DTypeError,
@@ -24,7 +25,7 @@ from ..errors import (
     UnsupportedError,
     did_you_mean,
 )
-from ..scores import DERIVATIVES, dot, exp
+from ..scores import DERIVATIVES, dot
 from ..sparse import is_scipy_sparse
 from .base import MOST_STEPS, arena, choose_backend
 

@@ -14,7 +14,7 @@ from ..elementary import power
 from ..errors import StateError
 from .base import MOST_STEPS, NOW, Catch, Common, Optimizer, Rule
 from .powers import powers
-from .tables import COUPLE, SHRINK, SPAN, Gap, Scalars, rate_at
+from .tables import SHRINK, SPAN, Gap, Scalars, rate_at
 
 
 def schedulefree_sgd(p: Array, g: Array, z: Array, h: Array) -> None:
@@ -374,6 +374,6 @@ class ScheduleFreeAdamW(_ScheduleFree):
 def drift(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], decays: Scalars = ()) -> Gap:
     """The gap: y moves towards z, which is moved by coupled decay alone."""
     share, step, rate = h[SPAN : SPAN + 3]
-    couple, shrink = (0.0, r[SHRINK]) if o["decoupled_weight_decay"] else (h[COUPLE], 1.0)
+    couple, shrink = (0.0, r[SHRINK]) if o["decoupled_weight_decay"] else (o["weight_decay"], 1.0)
     lost = share + step * couple
     return Gap((1.0 - lost) * shrink, decays, [(1.0, share)], -rate * couple * shrink, lost * shrink + (1.0 - shrink))

@@ -87,7 +87,9 @@ class Adam(Optimizer):
     Notes
     -----
     PyTorch forms the first moment as ``m + (1 - beta1) * (g - m)``; here it is ``beta1 * m + (1 - beta1) * g``. The two
-    differ by rounding. State: ``exp_avg``, ``exp_avg_sq``, with ``amsgrad`` ``max_exp_avg_sq``.
+    differ by rounding. Keras has the other epsilon, and decoupled decay. The paper's AMSGrad has no bias corrections;
+    here, as in PyTorch and Keras, it has. PyTorch's SparseAdam is ``sparse="lazy"`` with ``eps_form="hat"``. State:
+    ``exp_avg``, ``exp_avg_sq``, with ``amsgrad`` ``max_exp_avg_sq``.
     """
 
     options = {
@@ -175,7 +177,8 @@ class AdamW(Adam):
 
     Notes
     -----
-    As in PyTorch the decay is multiplied by the rate; the paper multiplies it by the schedule's factor alone.
+    As in PyTorch and Keras the decay is multiplied by the rate; the paper multiplies it by the schedule's factor alone.
+    Keras has the epsilon of its Adam. State: ``exp_avg``, ``exp_avg_sq``, with ``amsgrad`` ``max_exp_avg_sq``.
     """
 
     fixed = {"decoupled_weight_decay": True}

@@ -167,11 +167,17 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    r"""Adam with decoupled weight decay (Loshchilov and Hutter 2017): ``p *= 1 - lr * weight_decay`` before each update.
+    r"""Adam with decoupled weight decay (Loshchilov and Hutter 2017), with AMSGrad as an option.
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1-\beta_1) g, \quad v \leftarrow \beta_2 v + (1-\beta_2) g^2 \\
+        p &\leftarrow (1 - \eta \lambda) p - \frac{\eta}{1-\beta_1^t} \cdot
+        \frac{m}{\sqrt{v}/\sqrt{1-\beta_2^t} + \epsilon}
 
     Parameters
     ----------
     weight_decay : float, default 1e-2
+        :math:`\lambda`: ``p *= 1 - lr * weight_decay`` before each update.
     params, lr, betas, eps, amsgrad, eps_form, **common
         As in `Adam`; the decay is always decoupled.
 

@@ -59,6 +59,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.1},
         {"l1": 0.1, "l2": 0.2, "beta": 1.0, "lr": 0.3},
         {"initial_accumulator_value": 0.0, "l2_shrinkage": 0.1, "lr": 0.05},
+        {"lr_power": -0.7, "l1": 0.05, "lr": 0.1},
     ],
     "cocob": [{}, {"alpha": 3.0, "lr": 0.1}, {"eps": 0.0}],
     "adaptiverevision": [{}, {"lr": 0.1, "initial_accumulator_value": 0.0}],

@@ -896,7 +896,7 @@ BAD["above 0"] = [*BAD["number"], 0, 0.0]
 BAD["of at least 1"] = [bad for bad in BAD["number"] if type(bad) is not float or bad != math.inf] + [0, 0.5]
 BAD["fraction or None"] = [bad for bad in BAD["fraction"] if bad is not None]
 BAD["integer"] = [*BAD["number"], 0, 1.5, 2.0]
-BAD["power"] = [*NEVER, math.inf, -math.inf, 1e-300, 1]
+BAD["power"] = [*NEVER, math.inf, -math.inf, 1e-300, 1, -1.5]
 #: kinds that a default does not tell
 KINDS = {"nus": "shares", "etas": "factors", "step_sizes": "sizes", "lr_power": "power"}
 KINDS |= {"d0": "above 0", "d_coef": "above 0", "growth_rate": "of at least 1", "beta3": "fraction or None"}

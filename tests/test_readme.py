@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+import fastopt
+
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -27,6 +29,17 @@ def test_what_the_readme_names_exists():
         assert re.search(rf"^{target}:", makefile, re.M) or target in ("it",), target
     for path in re.findall(r"\]\((?!http)([^)#]+)\)|`((?:tests|bench|fastopt)/[\w./]+)`", text):
         assert (README.parent / (path[0] or path[1])).exists(), path
+
+
+def test_example_of_the_optimizers_runs():
+    text = re.search(r"## The optimizers\n+(.*?)```python\n(.*?)```", README.read_text(), re.S)
+    for name in {*(cls.__name__ for cls in fastopt.Optimizer.known.values()), "NormalizedAdaptive"}:
+        assert re.search(rf"\b{name}\b", text.group(1)), f"README.md does not name {name}."
+    scope: dict[str, object] = {"np": np, "fastopt": fastopt}
+    exec(text.group(2), scope)
+    w, opt, mean = scope["w"], scope["opt"], scope["mean"]
+    assert (w != 0).all() and (mean == w).all() and opt.skipped == 0
+    assert opt.defaults["eps"] == 1e-7 and opt.state_dict()["state"][0]["step"] == 0
 
 
 def test_models_example_runs(rng: np.random.Generator):

@@ -19,6 +19,8 @@ from .errors import ReadOnlyError as ReadOnlyError
 from .errors import ShapeError as ShapeError
 from .errors import StateError as StateError
 from .errors import UnsupportedError as UnsupportedError
+from .minimize import minimize as minimize
+from .minimize import scipy_method as scipy_method
 from .optimizers.adabelief import AdaBelief as AdaBelief
 from .optimizers.adadelta import Adadelta as Adadelta
 from .optimizers.adagrad import Adagrad as Adagrad

@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import numpy as np
+import scipy.optimize
+
+import fastopt
 
 import fastopt
 
@@ -48,3 +51,13 @@ def test_models_example_runs(rng: np.random.Generator):
     scope: dict[str, object] = {"X": X, "y": y}
     exec(code, scope)
     assert scope["model"].t_ == 150
+
+
+def test_functions_example_runs():
+    code = re.search(r"## Functions, and second order\n+```python\n(.*?)```", README.read_text(), re.S).group(1)
+    scope = {"fastopt": fastopt, "scipy": scipy, "x0": np.zeros(2), "fun": lambda x: ((x - 1) @ (x - 1), 2 * (x - 1))}
+    lines = code.strip().splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        result = eval(line.partition("#")[0], dict(scope))
+        assert result.success and np.abs(result.x - 1).max() < 1e-4

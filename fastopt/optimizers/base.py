@@ -531,14 +531,10 @@ class Optimizer(metaclass=Constructor):
         fresh: list[dict[str, Array]] = [{} for _ in self._params]
         made = self._memory(wanted)
         for (i, name), a in zip(wanted, made, strict=True):
-            if name in self.copies or name in self._mean_names():
-                a[...] = self._params[i]
-                fresh[i][name] = a
-                continue
-            start = self.start(name, self.param_groups[self._group_of[i]])
+            start = self._start(name, self._group_of[i], self._params[i])
             untouched = self._storage.fresh if self._storage else a.nbytes >= HUGE
-            if start != 0 or not untouched:
-                a.fill(start)  # now, and not by page faults in a step
+            if not untouched or np.any(start):
+                a[...] = start  # now, and not by page faults in a step
             fresh[i][name] = a
         self._state = [
             {name: fresh[i][name] if name in fresh[i] else old[name] for name in self._states_of(self.param_groups[q])}
@@ -580,6 +576,11 @@ class Optimizer(metaclass=Constructor):
         if self._storage:
             self._storage.fresh = False
         self._plan = plan  # last: from now on other threads may step it
+
+    def _start(self, state: str, group: int, p: Array) -> Any:
+        """What a state of (a part of) parameter `p` starts from: a number, or `p` itself."""
+        copied = state in self.copies or state in self._mean_names()
+        return p if copied else self.start(state, self.param_groups[group])
 
     def _mean_names(self) -> list[str]:
         return [m.state for m in self._means]
@@ -1065,8 +1066,7 @@ class Optimizer(metaclass=Constructor):
             self._flush()
             for i, q in enumerate(self._group_of):
                 for name in self.rule_of(self.param_groups[q]).states:
-                    start = self._params[i] if name in self.copies else self.start(name, self.param_groups[q])
-                    self._state[i][name][...] = start
+                    self._state[i][name][...] = self._start(name, q, self._params[i])
             self._tuned = [dict(self.memory) for _ in self._tuned]
             n = len(self._params)
             self._build([0] * n, [0] * n, self._plan.steps)

@@ -10,8 +10,6 @@ import scipy.optimize
 
 import fastopt
 
-import fastopt
-
 README = Path(__file__).parent.parent / "README.md"
 
 

@@ -658,18 +658,6 @@ def test_rule(name, lr, options, shape, backend, rng):
 
 
 @each_backend
-def test_schedule_free_sgd_weighs_by_the_current_rate(backend, rng):
-    """A falling rate: Keras weighs a step by the square of its own rate, not of the largest so far."""
-    p = rng.normal(size=5)
-
-    def rate(t: int) -> float:
-        return 0.5 / (1 + t)
-
-    model = Model("ScheduleFreeSGD", p, lr=rate)
-    follow(make("ScheduleFreeSGD", p, lr=rate, backend=backend), model, p, gradients(rng, (5,), 6))
-
-
-@each_backend
 @each_dtype
 @pytest.mark.parametrize("shape", [(4,), (2, 3)], ids=str)
 def test_adafactor_of_gradients_without_size(shape, dtype, backend):

@@ -43,6 +43,7 @@ class Adadelta(Optimizer):
 
     Notes
     -----
+    The rule is that of PyTorch, of Keras and of the paper; the last two have other constants, and the paper no rate.
     State: ``square_avg``, ``acc_delta``.
     """
 

@@ -150,7 +150,7 @@ class Adafactor(Optimizer):
         "eps_form": checks.one_of("outside", "inside"),
     }
     # Of a vector: "variance"; see state_shapes.
-    rules = (Rule("adafactor", ("row_var", "col_var"), adafactor),)
+    rules = (Rule("adafactor", ("row_var", "col_var"), adafactor, moved=6),)
     passes = (SQUARES, NORM, STEP, MOMENT, VECTOR)
     plan = WholePlan
     for_samples = False

@@ -59,7 +59,9 @@ class Adagrad(Optimizer):
 
     Notes
     -----
-    State: ``sum``. PyTorch refuses weight decay with sparse gradients; here touched rows decay.
+    PyTorch has epsilon outside and the root alone, Keras epsilon inside and a start of 0.1. The paper adds its constant
+    beside the root, and has no `lr_decay`; the preset "paper" puts it inside, as surveys do. PyTorch refuses weight
+    decay with sparse gradients; here touched rows decay. State: ``sum``.
     """
 
     options = {

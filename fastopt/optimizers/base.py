@@ -51,7 +51,8 @@ class Rule:
 
     ``reference(p, g, *states, h)`` updates ``p`` and the states in place, with the operations of the span in the order
     of the span, in the dtype of the arrays; it never writes ``g``. ``catch`` names the law by which exact sparse mode
-    catches rows up; None: there is none.
+    catches rows up; None: there is none. ``moved`` is for the documentation: how many arrays of the parameter's size a step
+    reads or writes; None: the gradient once, the parameter and such states twice, as one pass does.
     """
 
     span: str
@@ -59,6 +60,7 @@ class Rule:
     reference: Callable[..., None]
     catch: Catch | None = None
     measure: Measure | None = None
+    moved: int | None = None
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,29 @@ class Optimizer(metaclass=Constructor):
     `lr`, which every optimizer has, is a number or a callable. A callable is a schedule: ``lr(step)``, where `step` counts the
     optimizer's completed steps from 0. It must be a pure function; it is asked some steps ahead.
 
-    A derived class declares `options`, `rules`, `rule`, `scalars` and `settled`; and where they apply, `presets`, `start`,
-    `gap` and the few other hooks below.
+    What differs from other libraries in all of them:
+
+    - Names, defaults and state dicts are PyTorch's where it has the optimizer. `foreach`, `fused`, `capturable` and
+      `differentiable` do not exist, nor do complex numbers and half precision.
+    - `weight_decay` is added to the gradient, as in PyTorch. Keras decouples it in every optimizer but ScheduleFreeSGD, and so
+      does its preset. Both multiply it by the rate.
+    - Epsilon is at least the smallest normal number of the dtype, so that a zero gradient on zero states moves nothing. PyTorch
+      and Keras take ``eps=0`` as it is, and make NaN of 0/0.
+    - Averages are formed as ``beta * m + (1 - beta) * g``, where PyTorch and Keras may have ``m + (1 - beta) * (g - m)``: the
+      same but for rounding. What depends on the step alone is derived in float64 and rounded once.
+    - None for a gradient leaves the parameter, its states and its count of steps alone, as in PyTorch; Keras has one count for
+      all. A gradient of zeros is a gradient.
+    - Sparse gradients are taken by all, with weight decay. Repeated rows are summed first. Lazy rows that are touched get the
+      bias correction of the parameter's count, as in PyTorch's SparseAdam; ``sparse="exact"`` has no counterpart there.
+
+    Raises
+    ------
+    FastoptError
+        If anything does not fit: one of the classes derived from it, which says what was given, what was expected and what to do.
     """
+
+    # A derived class declares `options`, `rules`, `rule`, `scalars` and `settled`; and where they apply, `presets`, `start`,
+    # `gap` and the few other hooks below.
 
     #: check of each option beyond those of `COMMON`
     options: ClassVar[dict[str, Check]] = {}

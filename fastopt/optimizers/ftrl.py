@@ -61,9 +61,11 @@ class FTRL(Optimizer):
 
     Notes
     -----
-    A dense step makes every parameter anew of z and n, also where the gradient is zero. So the first one sets those that have
-    no gradient to 0, whatever they were, and a change of the rate acts on all. A lazy sparse step leaves the rows that it does
-    not list as they are; ``sparse="exact"`` does what dense steps do. State: ``accumulator`` (n), ``linear`` (z).
+    A dense step makes every parameter anew of z and n, also where the gradient is zero. So the first one sets those
+    that have no gradient to 0, whatever they were, and a change of the rate acts on all. A lazy sparse step leaves the
+    rows that it does not list as they are; ``sparse="exact"`` does what dense steps do. Keras has decoupled weight
+    decay beside the rule; where n, l2 and beta are 0 it gives NaN for a zero gradient, and 0 here. The paper has the
+    root alone, starts n at 0 and counts `l2` once. PyTorch has no FTRL. State: ``accumulator`` (n), ``linear`` (z).
     """
 
     options = {

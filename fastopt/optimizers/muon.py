@@ -127,7 +127,7 @@ class Muon(Optimizer):
         "ns_steps": checks.integer(0, 99),
         "adjust_lr_fn": _adjustment,
     }
-    rules = (Rule("muon", ("momentum_buffer",), muon),)
+    rules = (Rule("muon", ("momentum_buffer",), muon, moved=9),)
     passes = (MOMENTUM, NESTEROV, STEP)
     plan = WholePlan
     for_samples = False

@@ -63,7 +63,7 @@ class RMSprop(Optimizer):
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     momentum : float in [0, 1), default 0
     centered : bool, default False
-        PyTorch can take the root of a negative number here and give NaN.
+        Divide by the root of the variance.
     eps_form : {"outside", "inside"}, default "outside"
         Where epsilon sits: beside the root (PyTorch), or inside, :math:`\sqrt{v + \epsilon}` (Keras, TensorFlow, Graves).
     lr_inside : bool, default False
@@ -74,7 +74,10 @@ class RMSprop(Optimizer):
 
     Notes
     -----
-    State: ``square_avg``, with ``centered`` ``grad_avg``, with momentum ``momentum_buffer``.
+    PyTorch has epsilon outside and the rate outside of the buffer; centered, it can take the root of a negative number
+    and give NaN. Keras has both inside, and calls alpha rho. The lecture has no epsilon; centering and momentum are
+    Graves's (2013), with epsilon inside. State: ``square_avg``, with ``centered`` ``grad_avg``, with momentum
+    ``momentum_buffer``.
     """
 
     options = {

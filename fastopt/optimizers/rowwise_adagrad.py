@@ -32,7 +32,8 @@ def rowwise_adagrad(run: Runner, p: Array, g: Array, states: States, h: Array) -
 
 
 class RowwiseAdagrad(Optimizer):
-    r"""Adagrad with one accumulator a row, of the mean square of its gradient: for tables of embeddings.
+    r"""Adagrad with one accumulator a row, of the mean square of its gradient: for tables of embeddings (FBGEMM's "exact row-wise
+    Adagrad", Mudigere et al. 2021).
 
     .. math::
         a_i \leftarrow a_i + \frac{1}{n} \sum_{j=1}^n g_{ij}^2, \quad
@@ -53,8 +54,7 @@ class RowwiseAdagrad(Optimizer):
     Notes
     -----
     A row is all that lies under one index of the first axis; of a 1-D parameter, each element is one, which is Adagrad.
-    State: ``sum``, shape ``param.shape[:1]``. The rule is that of FBGEMM, where it is called "exact row-wise Adagrad"
-    (Mudigere et al. 2021); PyTorch and Keras have none. ``sparse="exact"`` is the same as lazy, as rows without
+    State: ``sum``, shape ``param.shape[:1]``. PyTorch and Keras have none. ``sparse="exact"`` is the same as lazy, as rows without
     gradients do not move.
     """
 

@@ -14,7 +14,7 @@ from ..elementary import power
 from ..errors import StateError
 from .base import MOST_STEPS, NOW, Catch, Common, Optimizer, Rule
 from .powers import powers
-from .tables import COUPLE, SHRINK, SPAN, Gap, Scalars, rate_at
+from .tables import SHRINK, SPAN, Gap, Scalars, rate_at
 
 
 def schedulefree_sgd(p: Array, g: Array, z: Array, h: Array) -> None:
@@ -225,6 +225,7 @@ class ScheduleFreeSGD(_ScheduleFree):
     warmup_steps : int, default 0
         In these steps the rate rises linearly to `lr`.
     r : float, default 0.0
+        Above 0, later steps weigh more.
     weight_lr_power : float, default 2.0
         :math:`\rho`.
     **common
@@ -232,11 +233,12 @@ class ScheduleFreeSGD(_ScheduleFree):
 
     Notes
     -----
-    State: ``z``. Warm-up and weights go by the parameter's own steps, and a schedule is taken to have begun as many steps
-    late as passed it by, where the authors count a group's; and z is the parameter before its first step. Here the weights are a function of the step and the options: a
-    change of `lr` counts as if it had always been so, and a schedule is asked for all steps from 0; the authors keep a sum of
-    what the rates were. Rows that `Table.resize` adds have z = 0: write it beside the parameter. The state dict says in
-    ``"train_mode"`` which of the two the parameters hold. Keras weighs by the rate, not by the largest so far.
+    Here the weights are a function of the step and the options: a change of `lr` counts as if it had always been so,
+    and a schedule is asked for all steps from 0; the authors keep a sum of what the rates were. Warm-up and weights go
+    by the parameter's own steps, and a schedule is taken to have begun as many steps late as passed it by, where the
+    authors count a group's; z is the parameter before its first step. Keras weighs by the rate, not by the largest so
+    far, and PyTorch has no Schedule-Free. Rows that `Table.resize` adds have z = 0: write it beside the parameter. The
+    state dict says in ``"train_mode"`` which of the two the parameters hold. State: ``z``.
     """
 
     options = {"momentum": inside, **AVERAGING}
@@ -310,8 +312,9 @@ class ScheduleFreeAdamW(_ScheduleFree):
 
     Notes
     -----
-    State: ``z``, ``exp_avg_sq``. The form of the authors' library; their file for the paper's experiments multiplies the rate
-    by :math:`\sqrt{1-\beta_2^t}` instead, which weighs early steps less. See `ScheduleFreeSGD` for the rest.
+    The form of the authors' library; their file for the paper's experiments multiplies the rate by
+    :math:`\sqrt{1-\beta_2^t}` instead, which weighs early steps less. Keras weighs all steps alike, and decays y alone.
+    PyTorch has no Schedule-Free. See `ScheduleFreeSGD` for the rest. State: ``z``, ``exp_avg_sq``.
     """
 
     options = {"betas": checks.pair(checks.fraction), "eps": checks.non_negative, **AVERAGING}
@@ -374,6 +377,6 @@ class ScheduleFreeAdamW(_ScheduleFree):
 def drift(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], decays: Scalars = ()) -> Gap:
     """The gap: y moves towards z, which is moved by coupled decay alone."""
     share, step, rate = h[SPAN : SPAN + 3]
-    couple, shrink = (0.0, r[SHRINK]) if o["decoupled_weight_decay"] else (h[COUPLE], 1.0)
+    couple, shrink = (0.0, r[SHRINK]) if o["decoupled_weight_decay"] else (o["weight_decay"], 1.0)
     lost = share + step * couple
     return Gap((1.0 - lost) * shrink, decays, [(1.0, share)], -rate * couple * shrink, lost * shrink + (1.0 - shrink))

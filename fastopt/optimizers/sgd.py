@@ -57,8 +57,11 @@ class SGD(Optimizer):
 
     Notes
     -----
-    Where the rate stands makes no difference while it is constant, but for the buffer, which is then ``lr`` times the other.
-    Keras's buffer has the opposite sign. State: ``momentum_buffer``.
+    PyTorch has the rate outside of the buffer, as the default here. Keras has it inside, with the opposite sign, and
+    ignores Nesterov without momentum, which is an error here. Where the rate stands makes no difference while it is
+    constant, but for the buffer, which is then ``lr`` times the other. The textbook form of Nesterov's method takes the
+    gradient ahead of p; here p is what is ahead, so that gradients are taken at p. State: ``momentum_buffer``, from the
+    first step with a gradient on.
     """
 
     options = {

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 KERNELS := $(wildcard csrc/*.h fastopt/kernels/*.pyx fastopt/kernels/*.pxi fastopt/kernels/builds/*.pyx)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test oracles packaging bench embeddings vec lint wheel clean
+.PHONY: demo test oracles packaging bench embeddings convergence docs vec lint wheel clean
 
 # Editable: Python files are used as they are, compiled files are built again when their sources change.
 $(VENV)/package: pyproject.toml setup.py $(KERNELS)
@@ -50,6 +50,12 @@ bench: $(VENV)/oracles  ## time against torch, numba and scikit-learn, in one pr
 
 embeddings: $(VENV)/test  ## make embeddings TEXT=file: exact, lazy and others' sparse Adam beside the dense one, drawn
 	$(BIN)/python bench/embeddings.py "$(TEXT)" --out out/embeddings.png
+
+convergence: $(VENV)/test $(VENV)/flights  ## every optimizer on five problems, rates searched: bench/CONVERGENCE.md
+	$(BIN)/python bench/convergence.py --out bench/CONVERGENCE.md
+
+docs: $(VENV)/package  ## write docs/optimizers.md from the docstrings
+	$(BIN)/python docs/generate.py
 
 vec: $(VENV)/test  ## fail if the compiler did not vectorize a loop of a span
 	$(PIP) install "cython>=3.3.1"

@@ -8,30 +8,48 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline double fo_power_of_two(int64_t k) {
-    uint64_t bits = (uint64_t)(k + 1023) << 52;
+#define FO_MAGIC 6755399441055744.0      /* 1.5 * 2^52: adding it rounds to an integer, which stands in the low bits */
+#define FO_LN2_HIGH 0.6931471803691238   /* ln 2, the first part with 32 bits */
+#define FO_LN2_LOW 1.9082149292705877e-10
+#define FO_PER_LN2 1.4426950408889634
+
+static inline uint64_t fo_bits(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, 8);
+    return bits;
+}
+
+static inline double fo_of_bits(uint64_t bits) {
     double x;
     memcpy(&x, &bits, 8);
     return x;
+}
+
+static inline double fo_round(double x) { return (x + FO_MAGIC) - FO_MAGIC; }
+
+/* y * 2^k, k a whole number of at most 2000 in magnitude. */
+static inline double fo_scale(double y, double k) {
+    double half = fo_round(k * 0.5);
+    y = y * fo_of_bits(fo_bits(half + (FO_MAGIC + 1023.0)) << 52);
+    return y * fo_of_bits(fo_bits((k - half) + (FO_MAGIC + 1023.0)) << 52);
+}
+
+/* exp(r) - 1 - r, by Estrin's scheme: pairs, then pairs of pairs, so that the multiplications need not wait for each other. */
+static inline double fo_exp_rest(double r) {
+    double r2 = r * r, r4 = r2 * r2, r8 = r4 * r4;
+    double a = 0.5 + (1.0 / 6.0) * r, b = 1.0 / 24.0 + (1.0 / 120.0) * r;
+    double c = 1.0 / 720.0 + (1.0 / 5040.0) * r, d = 1.0 / 40320.0 + (1.0 / 362880.0) * r;
+    double e = 1.0 / 3628800.0 + (1.0 / 39916800.0) * r, f = 1.0 / 479001600.0 + (1.0 / 6227020800.0) * r;
+    return (((a + b * r2) + (c + d * r2) * r4) + (e + f * r2) * r8) * r2;
 }
 
 static inline double fo_exp(double x) {
     if (x != x) return x;
     if (x > 709.782712893384) return 1e308 * 1e308; /* overflows to infinity */
     if (x < -745.2) return 0.0;
-    const double magic = 6755399441055744.0;         /* 1.5 * 2^52: adding it rounds to an integer */
-    double k = (x * 1.4426950408889634 + magic) - magic;
-    double r = (x - k * 0.6931471803691238) - k * 1.9082149292705877e-10; /* ln 2, the first part with 32 bits */
-    /* Estrin's scheme: pairs, then pairs of pairs, so that the multiplications need not wait for each other. */
-    double r2 = r * r, r4 = r2 * r2, r8 = r4 * r4;
-    double a = 0.5 + (1.0 / 6.0) * r, b = 1.0 / 24.0 + (1.0 / 120.0) * r;
-    double c = 1.0 / 720.0 + (1.0 / 5040.0) * r, d = 1.0 / 40320.0 + (1.0 / 362880.0) * r;
-    double e = 1.0 / 3628800.0 + (1.0 / 39916800.0) * r, f = 1.0 / 479001600.0 + (1.0 / 6227020800.0) * r;
-    double y = ((a + b * r2) + (c + d * r2) * r4) + (e + f * r2) * r8;
-    y = y * r2 + r;
-    y = y + 1.0;
-    int64_t i = (int64_t)k, half = i / 2;
-    return y * fo_power_of_two(half) * fo_power_of_two(i - half);
+    double k = fo_round(x * FO_PER_LN2);
+    double r = (x - k * FO_LN2_HIGH) - k * FO_LN2_LOW;
+    return fo_scale(fo_exp_rest(r) + r + 1.0, k);
 }
 
 #endif

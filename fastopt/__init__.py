@@ -19,6 +19,8 @@ from .errors import ReadOnlyError as ReadOnlyError
 from .errors import ShapeError as ShapeError
 from .errors import StateError as StateError
 from .errors import UnsupportedError as UnsupportedError
+from .minimize import minimize as minimize
+from .minimize import scipy_method as scipy_method
 from .optimizers.adabelief import AdaBelief as AdaBelief
 from .optimizers.adadelta import Adadelta as Adadelta
 from .optimizers.adagrad import Adagrad as Adagrad
@@ -41,6 +43,8 @@ from .optimizers.qhadam import QHAdam as QHAdam
 from .optimizers.radam import RAdam as RAdam
 from .optimizers.rmsprop import RMSprop as RMSprop
 from .optimizers.rprop import Rprop as Rprop
+from .optimizers.schedulefree import ScheduleFreeAdamW as ScheduleFreeAdamW
+from .optimizers.schedulefree import ScheduleFreeSGD as ScheduleFreeSGD
 from .optimizers.sgd import SGD as SGD
 from .optimizers.signsgd import SignSGD as SignSGD
 from .optimizers.signsgd import Signum as Signum

@@ -236,7 +236,11 @@ def _train(args: argparse.Namespace) -> int:
     if args.plot and os.path.splitext(args.plot)[1] not in (".png", ".pdf", ".svg"):
         raise HyperParameterError(f"--plot {args.plot} must end in .png, .pdf or .svg")
     classify = args.loss in CLASSIFIER_LOSSES
-    names = sorted({*Optimizer.known, *ALIASES}) if args.optimizer == "all" else args.optimizer.split(",")
+    names = (
+        sorted({*(k for k, cls in Optimizer.known.items() if cls.for_samples), *ALIASES})
+        if args.optimizer == "all"
+        else args.optimizer.split(",")
+    )
     start = time.perf_counter()
     X, y, hasher = _read(args, classify)
     read = time.perf_counter() - start

@@ -96,7 +96,7 @@ def clip_global_norm(max_norm: float) -> ClipGlobalNorm:
     -----
     The factor is PyTorch's, ``min(1, max_norm / (norm + 1e-6))`` (Pascanu, Mikolov and Bengio 2013), of all groups together,
     derived and summed in float64 in an order that depends on the data alone. Entries of a sparse gradient that repeat are
-    summed first. A norm that is NaN makes all gradients NaN; see `nonfinite`.
+    summed first. A norm that is NaN makes all gradients NaN; see `nonfinite`. Keras's has no 1e-6.
     """
     return ClipGlobalNorm(checks.number(0.0, closed_low=False)("max_norm", max_norm))
 
@@ -110,7 +110,8 @@ def ema(decay: float = 0.999) -> Ema:
 
     Notes
     -----
-    After the first step it is a copy of the parameters, as in PyTorch's ``AveragedModel`` and in Keras. A parameter without a gradient, and with a `SparseGrad` a row that is not listed, keeps its average.
+    After the first step it is a copy of the parameters, as in PyTorch's ``AveragedModel`` and in Keras, whose default is 0.99.
+    A parameter without a gradient, and with a `SparseGrad` a row that is not listed, keeps its average.
     """
     return Ema(checks.fraction("decay", decay))
 

@@ -17,10 +17,26 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"momentum": 0.9, "dampening": 0.3},
         {"momentum": 0.9, "nesterov": True},
         {"momentum": 0.8, "dampening": 1.0, "maximize": True},
+        {"momentum": 0.9, "dampening": 0.3, "lr_inside": True},
+        {"momentum": 0.9, "nesterov": True, "lr_inside": True},
     ],
-    "adagrad": [{}, {"lr_decay": 0.1, "initial_accumulator_value": 0.5}, {"eps": 0.0}],
+    "adagrad": [
+        {},
+        {"lr_decay": 0.1, "initial_accumulator_value": 0.5},
+        {"eps": 0.0},
+        {"eps_form": "inside", "eps": 1e-7, "power": 1.0},
+        {"eps_form": "inside", "eps": 0.0, "power": 0.3},
+        {"eps": 0.0, "power": 0.75},
+    ],
     "adadelta": [{}, {"rho": 0.5, "lr": 0.3, "eps": 0.0}],
-    "rmsprop": [{}, {"momentum": 0.9}, {"centered": True}, {"centered": True, "momentum": 0.5, "eps": 0.0}],
+    "rmsprop": [
+        {},
+        {"momentum": 0.9},
+        {"centered": True},
+        {"centered": True, "momentum": 0.5, "eps": 0.0},
+        {"eps_form": "inside", "momentum": 0.9, "lr_inside": True},
+        {"eps_form": "inside", "centered": True, "momentum": 0.5, "eps": 0.0},
+    ],
     "adam": [
         {},
         {"amsgrad": True},
@@ -43,6 +59,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"lr": 0.1},
         {"l1": 0.1, "l2": 0.2, "beta": 1.0, "lr": 0.3},
         {"initial_accumulator_value": 0.0, "l2_shrinkage": 0.1, "lr": 0.05},
+        {"lr_power": -0.7, "l1": 0.05, "lr": 0.1},
     ],
     "cocob": [{}, {"alpha": 3.0, "lr": 0.1}, {"eps": 0.0}],
     "adaptiverevision": [{}, {"lr": 0.1, "initial_accumulator_value": 0.0}],
@@ -64,6 +81,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "adabelief": [{}, {"rectify": False, "betas": (0.5, 0.9), "eps": 0.0}, {"eps": 1e-3}],
     "yogi": [{}, {"initial_accumulator_value": 0.5, "betas": (0.5, 0.9), "eps": 0.0}],
     "qhadam": [{}, {"nus": (0.7, 0.4), "betas": (0.5, 0.9), "eps": 0.0}],
+    "schedulefreesgd": [{}, {"momentum": 0.5, "warmup_steps": 7, "r": 0.7, "weight_lr_power": 1.5}],
+    "schedulefreeadamw": [{}, {"betas": (0.5, 0.9), "eps": 0.0, "warmup_steps": 7, "r": 0.7, "weight_lr_power": 0.0}],
 }
 #: What the block operations add. They know nothing of the rules, so each is tried with some setting of each optimizer.
 BLOCKS: list[dict[str, Any]] = [

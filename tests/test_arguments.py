@@ -859,6 +859,7 @@ BAD: dict[str, list[Any]] = {
         np.longdouble("inf"),
         Fraction(-1, 9),
     ],
+    "count": [*NEVER, math.inf, -1, np.int64(-1), 0.5, 1.0],
     "fraction": [*NEVER, math.inf, -math.inf, -1e-300, 1.0, 1, 1.5, np.float32(1)],
     "pair": [
         None,
@@ -884,7 +885,7 @@ BAD: dict[str, list[Any]] = {
     ],
     "flag": [None, 1, 0, 1.0, "True", "", [], (), np.float32(1), Bomb()],
     "shares": [None, 0.9, True, (0.9,), (0.9, 1.5), (-0.1, 0.9), (0.9, math.nan), ("0.9", 1.0), (True, 0.9), Bomb()],
-    "word": [None, 1, True, "", "HAT", "within", "outside ", b"hat", ["hat"], Bomb()],
+    "word": [None, 1, True, "", "HAT", "beside", "outside ", b"hat", ["hat"], Bomb()],
 }
 
 
@@ -895,7 +896,7 @@ BAD["above 0"] = [*BAD["number"], 0, 0.0]
 BAD["of at least 1"] = [bad for bad in BAD["number"] if type(bad) is not float or bad != math.inf] + [0, 0.5]
 BAD["fraction or None"] = [bad for bad in BAD["fraction"] if bad is not None]
 BAD["integer"] = [*BAD["number"], 0, 1.5, 2.0]
-BAD["power"] = [*NEVER, math.inf, -math.inf, 1e-300, 1]
+BAD["power"] = [*NEVER, math.inf, -math.inf, 1e-300, 1, -1.5]
 #: kinds that a default does not tell
 KINDS = {"nus": "shares", "etas": "factors", "step_sizes": "sizes", "lr_power": "power"}
 KINDS |= {"d0": "above 0", "d_coef": "above 0", "growth_rate": "of at least 1", "beta3": "fraction or None"}
@@ -909,9 +910,13 @@ def options_of(cls: type) -> dict[str, str]:
         d = parameter.default
         if name in ("params", "transforms", "nonfinite", "preset", "sparse", "backend", "n_threads"):
             continue
-        kind = {bool: "flag", str: "word", tuple: "pair"}.get(type(d), "number")
+        kind = {bool: "flag", str: "word", tuple: "pair", int: "count"}.get(type(d), "number")
         kind = KINDS.get(name, "triple" if kind == "pair" and len(d) == 3 else kind)
-        fraction = name in ("momentum", "rho") or (name == "beta" and d > 0) or (name == "alpha" and d < 1 and cls is not fastopt.ASGD)
+        fraction = (
+            name in ("momentum", "rho")
+            or (name == "beta" and d > 0)
+            or (name == "alpha" and d < 1 and cls is not fastopt.ASGD)
+        )
         found[name] = "fraction" if fraction else kind
     return found
 

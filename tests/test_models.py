@@ -23,7 +23,7 @@ from fastopt.optimizers.base import ALIASES, by_name
 
 scipy_sparse = pytest.importorskip("scipy.sparse")
 LOSSES = ["log_loss", "hinge", "squared_error", "huber"]
-NAMES = [*fastopt.Optimizer.known, *ALIASES]
+NAMES = [*(k for k, cls in fastopt.Optimizer.known.items() if cls.for_samples), *ALIASES]
 
 
 def rows(rng: np.random.Generator, n: int, n_features: int, dtype: type, longest: int = 40):

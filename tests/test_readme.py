@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import numpy as np
+import scipy.optimize
+
+import fastopt
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -29,9 +32,30 @@ def test_what_the_readme_names_exists():
         assert (README.parent / (path[0] or path[1])).exists(), path
 
 
+def test_example_of_the_optimizers_runs():
+    text = re.search(r"## The optimizers\n+(.*?)```python\n(.*?)```", README.read_text(), re.S)
+    for name in {*(cls.__name__ for cls in fastopt.Optimizer.known.values()), "NormalizedAdaptive"}:
+        assert re.search(rf"\b{name}\b", text.group(1)), f"README.md does not name {name}."
+    scope: dict[str, object] = {"np": np, "fastopt": fastopt}
+    exec(text.group(2), scope)
+    w, opt, mean = scope["w"], scope["opt"], scope["mean"]
+    assert (w != 0).all() and (mean == w).all() and opt.skipped == 0
+    assert opt.defaults["eps"] == 1e-7 and opt.state_dict()["state"][0]["step"] == 0
+
+
 def test_models_example_runs(rng: np.random.Generator):
     X, y = rng.standard_normal((50, 4)), rng.random(50) < 0.5
     code = re.search(r"## Linear models on sparse data\n+```python\n(.*?)```", README.read_text(), re.S).group(1)
     scope: dict[str, object] = {"X": X, "y": y}
     exec(code, scope)
     assert scope["model"].t_ == 150
+
+
+def test_functions_example_runs():
+    code = re.search(r"## Functions, and second order\n+```python\n(.*?)```", README.read_text(), re.S).group(1)
+    scope = {"fastopt": fastopt, "scipy": scipy, "x0": np.zeros(2), "fun": lambda x: ((x - 1) @ (x - 1), 2 * (x - 1))}
+    lines = code.strip().splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        result = eval(line.partition("#")[0], dict(scope))
+        assert result.success and np.abs(result.x - 1).max() < 1e-4

@@ -27,6 +27,10 @@ from fastopt import (
 )
 
 each_case = pytest.mark.parametrize("case", cases(), ids=case_id)
+#: those whose parameters know nothing of each other: no common norm, no common memory
+apart_cases = pytest.mark.parametrize(
+    "case", [c for c in cases() if "transforms" not in c[1] and not fastopt.Optimizer.known[c[0]].memory], ids=case_id
+)
 plain_cases = pytest.mark.parametrize("case", cases(blocks=False), ids=case_id)
 
 #: the states of torch's optimizers, by the options that make them exist
@@ -193,6 +197,7 @@ def test_steps_saved_and_loaded_equal_steps(case, backend):
                 fresh = fastopt.Optimizer.known[name](
                     {n: p.copy(order="K") for n, p in zip("abc", params_of(opt), strict=True)},
                     lr=0.7,
+                    transforms=options.get("transforms", ()),
                     backend=backend if k != 4 else "numpy" if backend == "native" else "auto",
                 )
                 d = opt.state_dict()
@@ -876,7 +881,7 @@ def test_more_histories_than_the_plan_remembers(name):
         assert_same(opt, opts[-1])
 
 
-@each_case
+@apart_cases
 def test_a_parameter_that_skips_is_not_disturbed_by_others(case):
     """Each parameter goes the way it would have gone alone, whatever the others skip."""
     name, options = case

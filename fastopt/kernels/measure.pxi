@@ -17,7 +17,7 @@ cdef inline Py_ssize_t blocks_of(const Work *w, bint plain) noexcept nogil:
 
 cdef void pack(const Work *w, Worker *mine, Py_ssize_t at, Py_ssize_t n, char *p, char *g, char *s,
                bint back) noexcept nogil:
-    # Elements at..at+n of the touched rows, which are one after the other, into blocks; or parameter and states back.
+    # Elements at..at+n of the touched rows, as if those stood one after the other, into blocks; or the states back.
     cdef Py_ssize_t es = w.itemsize, r = at // w.width, c = at - r * w.width, m, k, done = 0, offset
     while done < n:
         m = w.width - c if w.width - c < n - done else n - done
@@ -45,8 +45,9 @@ cdef void measure_block(const Work *w, Worker *mine, Py_ssize_t at, measure_t no
     cdef const char *gb = g
     cdef char *pb = p
     cdef char *state_of[4]
+    cdef bint apart = w.rows != NULL or w.pitch != w.width * es
     n = BLOCK if n > BLOCK else n
-    if w.rows == NULL:
+    if not apart:
         gb, pb = w.g + at * es, w.p + at * es
         for k in range(4):
             state_of[k] = state(w, <int>k, at * es)
@@ -59,7 +60,7 @@ cdef void measure_block(const Work *w, Worker *mine, Py_ssize_t at, measure_t no
         return
     gb = on_its_way(w, n, pb, gb, scratch)
     w.measure(n, pb, gb, state_of[0], state_of[1], state_of[2], state_of[3], w.h + SPAN * es, sums)
-    if w.rows != NULL:
+    if apart:
         pack(w, mine, at, n, NULL, NULL, s, True)
 
 

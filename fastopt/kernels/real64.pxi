@@ -16,6 +16,9 @@ cdef extern from "fo_memory.h" nogil:
     enum:
         GATHER "FO_GATHER"
 
+cdef extern from "fo_pow.h" nogil:
+    real pow "fo_pow64"(real x, real a)
+
 cdef enum:
     SERIES = 9      # terms that exact catch-up keeps of a series; the last one tells the error of the others
 

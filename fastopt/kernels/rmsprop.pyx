@@ -1,52 +1,42 @@
 # RMSprop (Tieleman and Hinton 2012), centered and with momentum (Graves 2013).
-# h: lr, alpha, 1 - alpha, eps, momentum. The centered variance v - a^2 can round below zero; it is held at zero there.
+# h: alpha, 1 - alpha, eps inside the root, eps beside it, the rate outside the buffer, the rate inside it, momentum. One eps
+# is 0, and with momentum one rate is 1. The centered variance v - a^2 can round below zero; it is held at zero there.
 
-cdef void rmsprop(Py_ssize_t n, rw p, ro g, rw v, rw s1, rw s2, rw s3, const real *h) noexcept nogil:
-    cdef real lr = h[0], keep = h[1], take = h[2], eps = h[3], vi
+cdef inline void move(Py_ssize_t n, rw p, ro g, rw v, rw a, rw b, const bint centered, const bint momentum,
+                      const real *h) noexcept nogil:
+    cdef real keep = h[0], take = h[1], inner = h[2], outer = h[3], outside = h[4], inside = h[5], mu = h[6], zero = 0
+    cdef real vi, ai, var, d
     cdef Py_ssize_t i
     for i in range(n):
         vi = keep * v[i] + take * (g[i] * g[i])
-        p[i] = p[i] - lr * (g[i] / (sqrt(vi) + eps))
+        var = vi
+        if centered:
+            ai = keep * a[i] + take * g[i]
+            var = vi - ai * ai
+            var = zero if var < zero else var
+            a[i] = ai
+        d = g[i] / (sqrt(var + inner) + outer)
+        if momentum:
+            d = mu * b[i] + inside * d
+            b[i] = d
+        p[i] = p[i] - outside * d
         v[i] = vi
+
+
+cdef void rmsprop(Py_ssize_t n, rw p, ro g, rw v, rw s1, rw s2, rw s3, const real *h) noexcept nogil:
+    move(n, p, g, v, s1, s2, False, False, h)
 
 
 cdef void rmsprop_momentum(Py_ssize_t n, rw p, ro g, rw v, rw b, rw s2, rw s3, const real *h) noexcept nogil:
-    cdef real lr = h[0], keep = h[1], take = h[2], eps = h[3], mu = h[4], vi, bi
-    cdef Py_ssize_t i
-    for i in range(n):
-        vi = keep * v[i] + take * (g[i] * g[i])
-        bi = mu * b[i] + g[i] / (sqrt(vi) + eps)
-        p[i] = p[i] - lr * bi
-        v[i] = vi
-        b[i] = bi
+    move(n, p, g, v, s2, b, False, True, h)
 
 
 cdef void rmsprop_centered(Py_ssize_t n, rw p, ro g, rw v, rw a, rw s2, rw s3, const real *h) noexcept nogil:
-    cdef real lr = h[0], keep = h[1], take = h[2], eps = h[3], zero = 0, vi, ai, var
-    cdef Py_ssize_t i
-    for i in range(n):
-        vi = keep * v[i] + take * (g[i] * g[i])
-        ai = keep * a[i] + take * g[i]
-        var = vi - ai * ai
-        var = zero if var < zero else var
-        p[i] = p[i] - lr * (g[i] / (sqrt(var) + eps))
-        v[i] = vi
-        a[i] = ai
+    move(n, p, g, v, a, s2, True, False, h)
 
 
 cdef void rmsprop_centered_momentum(Py_ssize_t n, rw p, ro g, rw v, rw a, rw b, rw s3, const real *h) noexcept nogil:
-    cdef real lr = h[0], keep = h[1], take = h[2], eps = h[3], mu = h[4], zero = 0, vi, ai, bi, var
-    cdef Py_ssize_t i
-    for i in range(n):
-        vi = keep * v[i] + take * (g[i] * g[i])
-        ai = keep * a[i] + take * g[i]
-        var = vi - ai * ai
-        var = zero if var < zero else var
-        bi = mu * b[i] + g[i] / (sqrt(var) + eps)
-        p[i] = p[i] - lr * bi
-        v[i] = vi
-        a[i] = ai
-        b[i] = bi
+    move(n, p, g, v, a, b, True, True, h)
 
 
 TABLE["rmsprop"] = <size_t><void *>rmsprop

@@ -68,7 +68,11 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
 
     def _check_parameters(self) -> None:
         checks.one_of(*self._losses)("loss", self.loss)
-        by_name(self.optimizer)
+        cls, _ = by_name(self.optimizer)
+        if not cls.for_samples:
+            raise UnsupportedError(
+                f"{cls.__name__} cannot train a linear model sample by sample; choose another optimizer"
+            )
         checks.non_negative("lr", self.lr)
         checks.integer(1)("epochs", self.epochs)
         checks.non_negative("l2", self.l2)

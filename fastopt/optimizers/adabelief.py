@@ -50,9 +50,9 @@ class AdaBelief(Optimizer):
 
     Notes
     -----
-    This is the authors' code (adabelief-pytorch 0.2) with its defaults; the paper does not rectify. In exact sparse mode the
-    steps that a row has missed are made one by one until its momentum has faded: there is no shorter way, because the
-    momentum feeds the variance. State: ``exp_avg``, ``exp_avg_var``.
+    This is the authors' code (adabelief-pytorch 0.2) with its defaults; the paper does not rectify. PyTorch and Keras
+    have no AdaBelief. In exact sparse mode the steps that a row has missed are made one by one until its momentum has
+    faded: there is no shorter way, because the momentum feeds the variance. State: ``exp_avg``, ``exp_avg_var``.
     """
 
     options = {"betas": checks.pair(checks.fraction), "eps": checks.non_negative, "rectify": checks.flag}

@@ -32,7 +32,7 @@ class Adadelta(Optimizer):
     ----------
     params : array, list, dict or list of groups
     lr : float or callable, default 1.0
-        The paper has no rate, which is 1.0; Keras' default is 0.001.
+        The paper has no rate, which is 1.0; Keras's default is 0.001.
     rho : float in [0, 1), default 0.9
     eps : float, default 1e-6
         At least the smallest normal number of the dtype is used.
@@ -43,11 +43,17 @@ class Adadelta(Optimizer):
 
     Notes
     -----
+    The rule is that of PyTorch, of Keras and of the paper; the last two have other constants, and the paper no rate.
     State: ``square_avg``, ``acc_delta``.
     """
 
     options = {"rho": checks.fraction, "eps": checks.non_negative}
     rules = (Rule("adadelta", ("square_avg", "acc_delta"), adadelta, Catch("decay2", 2, 0)),)
+
+    presets = {
+        "keras": {"lr": 1e-3, "rho": 0.95, "eps": 1e-7, "decoupled_weight_decay": True},
+        "paper": {"rho": 0.95},
+    }
 
     def __init__(
         self,

@@ -87,7 +87,9 @@ class Adam(Optimizer):
     Notes
     -----
     PyTorch forms the first moment as ``m + (1 - beta1) * (g - m)``; here it is ``beta1 * m + (1 - beta1) * g``. The two
-    differ by rounding. State: ``exp_avg``, ``exp_avg_sq``, with ``amsgrad`` ``max_exp_avg_sq``.
+    differ by rounding. Keras has the other epsilon, and decoupled decay. The paper's AMSGrad has no bias corrections;
+    here, as in PyTorch and Keras, it has. PyTorch's SparseAdam is ``sparse="lazy"`` with ``eps_form="hat"``. State:
+    ``exp_avg``, ``exp_avg_sq``, with ``amsgrad`` ``max_exp_avg_sq``.
     """
 
     options = {
@@ -165,17 +167,24 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    r"""Adam with decoupled weight decay (Loshchilov and Hutter 2017): ``p *= 1 - lr * weight_decay`` before each update.
+    r"""Adam with decoupled weight decay (Loshchilov and Hutter 2017), with AMSGrad as an option.
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1-\beta_1) g, \quad v \leftarrow \beta_2 v + (1-\beta_2) g^2 \\
+        p &\leftarrow (1 - \eta \lambda) p - \frac{\eta}{1-\beta_1^t} \cdot
+        \frac{m}{\sqrt{v}/\sqrt{1-\beta_2^t} + \epsilon}
 
     Parameters
     ----------
     weight_decay : float, default 1e-2
+        :math:`\lambda`: ``p *= 1 - lr * weight_decay`` before each update.
     params, lr, betas, eps, amsgrad, eps_form, **common
         As in `Adam`; the decay is always decoupled.
 
     Notes
     -----
-    As in PyTorch the decay is multiplied by the rate; the paper multiplies it by the schedule's factor alone.
+    As in PyTorch and Keras the decay is multiplied by the rate; the paper multiplies it by the schedule's factor alone.
+    Keras has the epsilon of its Adam. State: ``exp_avg``, ``exp_avg_sq``, with ``amsgrad`` ``max_exp_avg_sq``.
     """
 
     fixed = {"decoupled_weight_decay": True}

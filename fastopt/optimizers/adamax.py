@@ -55,7 +55,8 @@ class Adamax(Optimizer):
 
     Notes
     -----
-    The paper has no epsilon. State: ``exp_avg``, ``exp_inf``.
+    PyTorch adds epsilon to the gradient's size, Keras to the norm that it divides by; the paper has none. State:
+    ``exp_avg``, ``exp_inf``.
     """
 
     options = {

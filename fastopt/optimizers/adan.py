@@ -53,9 +53,9 @@ class Adan(Optimizer):
 
     Notes
     -----
-    As in the authors' code, the factor of d is beta2 (optax has 1 - beta2), and at a parameter's first step c is 0. A row of
-    a lazy sparse gradient that is touched later for the first time has 0 for its previous gradient.
-    State: ``exp_avg``, ``exp_avg_diff``, ``exp_avg_sq``, ``previous_grad``.
+    As in the authors' code, the factor of d is beta2 (optax has 1 - beta2), and at a parameter's first step c is 0. A
+    row of a lazy sparse gradient that is touched later for the first time has 0 for its previous gradient. PyTorch and
+    Keras have no Adan. State: ``exp_avg``, ``exp_avg_diff``, ``exp_avg_sq``, ``previous_grad``.
     """
 
     options = {

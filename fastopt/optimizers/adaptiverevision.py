@@ -56,7 +56,9 @@ class AdaptiveRevision(Optimizer):
         grads = ...                      # meanwhile, others make their steps
         opt.step(grads, seen=seen)
 
-    State: ``grad_sum`` (G), ``revised`` (z), ``revised_max`` (z'), ``seen``, which between steps equals ``grad_sum``.
+    Both rates of a step are made of its own alpha, also under a schedule; the paper has none. PyTorch and Keras have no
+    AdaptiveRevision. State: ``grad_sum`` (G), ``revised`` (z), ``revised_max`` (z'), ``seen``, which between steps
+    equals ``grad_sum``.
     """
 
     options = {"initial_accumulator_value": checks.non_negative}

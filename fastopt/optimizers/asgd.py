@@ -43,8 +43,9 @@ class ASGD(Optimizer):
 
     Notes
     -----
-    State: ``ax``, the average. PyTorch forms the rate of a step at the end of the one before, so that a rate that is changed
-    or scheduled acts a step later there.
+    PyTorch forms the rate of a step at the end of the one before, so that a rate that is changed or scheduled acts a
+    step later there, and keeps rate and share as states. The paper averages from the first step on. Keras has no ASGD.
+    State: ``ax``, the average.
     """
 
     options = {"lambd": checks.non_negative, "alpha": checks.non_negative, "t0": checks.non_negative}

@@ -51,7 +51,8 @@ class Rule:
 
     ``reference(p, g, *states, h)`` updates ``p`` and the states in place, with the operations of the span in the order
     of the span, in the dtype of the arrays; it never writes ``g``. ``catch`` names the law by which exact sparse mode
-    catches rows up; None: there is none.
+    catches rows up; None: there is none. ``moved`` is for the documentation: how many arrays of the parameter's size a step
+    reads or writes; None: the gradient once, the parameter and such states twice, as one pass does.
     """
 
     span: str
@@ -59,6 +60,7 @@ class Rule:
     reference: Callable[..., None]
     catch: Catch | None = None
     measure: Measure | None = None
+    moved: int | None = None
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,29 @@ class Optimizer(metaclass=Constructor):
     `lr`, which every optimizer has, is a number or a callable. A callable is a schedule: ``lr(step)``, where `step` counts the
     optimizer's completed steps from 0. It must be a pure function; it is asked some steps ahead.
 
-    A derived class declares `options`, `rules`, `rule`, `scalars` and `settled`; and where they apply, `presets`, `start`,
-    `gap` and the few other hooks below.
+    What differs from other libraries in all of them:
+
+    - Names, defaults and state dicts are PyTorch's where it has the optimizer. `foreach`, `fused`, `capturable` and
+      `differentiable` do not exist, nor do complex numbers and half precision.
+    - `weight_decay` is added to the gradient, as in PyTorch. Keras decouples it in every optimizer but ScheduleFreeSGD, and so
+      does its preset. Both multiply it by the rate.
+    - Epsilon is at least the smallest normal number of the dtype, so that a zero gradient on zero states moves nothing. PyTorch
+      and Keras take ``eps=0`` as it is, and make NaN of 0/0.
+    - Averages are formed as ``beta * m + (1 - beta) * g``, where PyTorch and Keras may have ``m + (1 - beta) * (g - m)``: the
+      same but for rounding. What depends on the step alone is derived in float64 and rounded once.
+    - None for a gradient leaves the parameter, its states and its count of steps alone, as in PyTorch; Keras has one count for
+      all. A gradient of zeros is a gradient.
+    - Sparse gradients are taken by all, with weight decay. Repeated rows are summed first. Lazy rows that are touched get the
+      bias correction of the parameter's count, as in PyTorch's SparseAdam; ``sparse="exact"`` has no counterpart there.
+
+    Raises
+    ------
+    FastoptError
+        If anything does not fit: one of the classes derived from it, which says what was given, what was expected and what to do.
     """
+
+    # A derived class declares `options`, `rules`, `rule`, `scalars` and `settled`; and where they apply, `presets`, `start`,
+    # `gap` and the few other hooks below.
 
     #: check of each option beyond those of `COMMON`
     options: ClassVar[dict[str, Check]] = {}
@@ -220,8 +242,8 @@ class Optimizer(metaclass=Constructor):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: whether weight decay is the span's own affair, and not that of the block operations
     owns_decay: ClassVar[bool] = False
-    #: whether an element's step depends on that element alone; models need that
-    by_element: ClassVar[bool] = True
+    #: whether linear models can train by the span alone
+    for_samples: ClassVar[bool] = True
     #: what a group remembers from step to step beside its arrays, and where that starts: numbers, or tuples of them
     memory: ClassVar[Mapping[str, Any]] = {}
     #: states that start as a copy of the parameter
@@ -243,7 +265,8 @@ class Optimizer(metaclass=Constructor):
     }
 
     def __init_subclass__(cls) -> None:
-        Optimizer.known.setdefault(cls.__name__.lower(), cls)
+        if not cls.__name__.startswith("_"):
+            Optimizer.known.setdefault(cls.__name__.lower(), cls)
         own = list(inspect.signature(cls.__init__).parameters.values())[1:]
         if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:  # say what they are
             common = inspect.signature(Optimizer.__init__).parameters.values()
@@ -508,14 +531,10 @@ class Optimizer(metaclass=Constructor):
         fresh: list[dict[str, Array]] = [{} for _ in self._params]
         made = self._memory(wanted)
         for (i, name), a in zip(wanted, made, strict=True):
-            if name in self.copies or name in self._mean_names():
-                a[...] = self._params[i]
-                fresh[i][name] = a
-                continue
-            start = self.start(name, self.param_groups[self._group_of[i]])
+            start = self._start(name, self._group_of[i], self._params[i])
             untouched = self._storage.fresh if self._storage else a.nbytes >= HUGE
-            if start != 0 or not untouched:
-                a.fill(start)  # now, and not by page faults in a step
+            if not untouched or np.any(start):
+                a[...] = start  # now, and not by page faults in a step
             fresh[i][name] = a
         self._state = [
             {name: fresh[i][name] if name in fresh[i] else old[name] for name in self._states_of(self.param_groups[q])}
@@ -557,6 +576,11 @@ class Optimizer(metaclass=Constructor):
         if self._storage:
             self._storage.fresh = False
         self._plan = plan  # last: from now on other threads may step it
+
+    def _start(self, state: str, group: int, p: Array) -> Any:
+        """What a state of (a part of) parameter `p` starts from: a number, or `p` itself."""
+        copied = state in self.copies or state in self._mean_names()
+        return p if copied else self.start(state, self.param_groups[group])
 
     def _mean_names(self) -> list[str]:
         return [m.state for m in self._means]
@@ -1042,8 +1066,7 @@ class Optimizer(metaclass=Constructor):
             self._flush()
             for i, q in enumerate(self._group_of):
                 for name in self.rule_of(self.param_groups[q]).states:
-                    start = self._params[i] if name in self.copies else self.start(name, self.param_groups[q])
-                    self._state[i][name][...] = start
+                    self._state[i][name][...] = self._start(name, q, self._params[i])
             self._tuned = [dict(self.memory) for _ in self._tuned]
             n = len(self._params)
             self._build([0] * n, [0] * n, self._plan.steps)

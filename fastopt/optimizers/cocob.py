@@ -53,9 +53,10 @@ class COCOB(Optimizer):
 
     Notes
     -----
-    The paper's parameter is its start plus the bet; here it moves by the bet's change, which does not need the start, and lets
-    parameters that are set in between stay where they were put. State: ``sum_grad`` (theta, the paper's with the other sign),
-    ``sum_abs_grad`` (G), ``max_abs_grad`` (L), ``reward`` (R).
+    The paper's parameter is its start plus the bet; here it moves by the bet's change, which does not need the start,
+    and lets parameters that are set in between stay where they were put. The paper starts L at 0. PyTorch and Keras
+    have no COCOB. State: ``sum_grad`` (theta, the paper's with the other sign), ``sum_abs_grad`` (G), ``max_abs_grad``
+    (L), ``reward`` (R).
     """
 
     options = {"alpha": checks.non_negative, "eps": checks.non_negative}

@@ -9,9 +9,9 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
+from ..reductions import trust_ratio
 from .base import Common, Measure, Optimizer, Rule
 from .powers import powers
-from .reductions import trust_ratio
 from .tables import Scalars
 
 
@@ -56,16 +56,16 @@ class LAMB(Optimizer):
 
     Notes
     -----
-    The ratio is 1 where either norm is 0, as in optax and Keras; the paper's function of the norm is the identity. Norms are
-    summed in float64 in an order that depends on the data alone. With a `SparseGrad`, the norms are those of the rows that
-    it lists; there is no exact sparse mode, since a norm hangs on all rows. PyTorch has no LAMB. State: ``exp_avg``,
-    ``exp_avg_sq``.
+    The ratio is 1 where either norm is 0, as in optax and Keras; the paper's function of the norm is the identity.
+    Keras decays first and outside of the ratio (``decoupled_weight_decay``). PyTorch has no LAMB. Norms are summed in
+    float64 in an order that depends on the data alone. With a `SparseGrad`, the norms are those of the rows that it
+    lists; there is no exact sparse mode, since a norm hangs on all rows. State: ``exp_avg``, ``exp_avg_sq``.
     """
 
     options = {"betas": checks.pair(checks.fraction), "eps": checks.non_negative}
-    rules = (Rule("lamb", ("exp_avg", "exp_avg_sq"), lamb, measure=Measure("lamb", measure)),)
+    rules = (Rule("lamb", ("exp_avg", "exp_avg_sq"), lamb, measure=Measure("lamb", measure), moved=10),)
     presets = {"keras": {"eps": 1e-7, "decoupled_weight_decay": True}, "paper": {}}
-    by_element = False
+    for_samples = False
 
     def __init__(
         self,

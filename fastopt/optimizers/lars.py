@@ -10,8 +10,8 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from ..errors import HyperParameterError
+from ..reductions import trust_ratio
 from .base import Common, Measure, Optimizer, Rule
-from .reductions import trust_ratio
 from .tables import Scalars
 
 
@@ -63,10 +63,11 @@ class LARS(Optimizer):
 
     Notes
     -----
-    The rate is inside the buffer, as in the paper. For arrays of one dimension (biases, scales), and where the quotient would
-    be 0 or 0/0, the factor of `lr` is 1. Norms are summed in float64 in an order that depends on the data alone. With a
-    `SparseGrad`, the norms are those of the rows that it lists; there is no exact sparse mode, since a norm hangs on all rows.
-    PyTorch has no LARS; optax takes the norm of ``g + weight_decay * p`` in the denominator. State: ``momentum_buffer``.
+    The rate is inside the buffer, as in the paper. For arrays of one dimension (biases, scales), and where the quotient
+    would be 0 or 0/0, the factor of `lr` is 1. PyTorch and Keras have no LARS; optax takes the norm of
+    ``g + weight_decay * p`` in the denominator. Norms are summed in float64 in an order that depends on the data alone.
+    With a `SparseGrad`, the norms are those of the rows that it lists; there is no exact sparse mode, since a norm hangs on
+    all rows. State: ``momentum_buffer``.
     """
 
     options = {
@@ -76,13 +77,13 @@ class LARS(Optimizer):
         "nesterov": checks.flag,
     }
     rules = (
-        Rule("lars", (), lars, measure=Measure("lars", measure)),
-        Rule("lars_momentum", ("momentum_buffer",), lars_momentum, measure=Measure("lars", measure)),
-        Rule("lars_nesterov", ("momentum_buffer",), lars_nesterov, measure=Measure("lars", measure)),
+        Rule("lars", (), lars, measure=Measure("lars", measure), moved=5),
+        Rule("lars_momentum", ("momentum_buffer",), lars_momentum, measure=Measure("lars", measure), moved=7),
+        Rule("lars_nesterov", ("momentum_buffer",), lars_nesterov, measure=Measure("lars", measure), moved=7),
     )
     presets = {"paper": {}}
     owns_decay = True
-    by_element = False
+    for_samples = False
 
     def __init__(
         self,

@@ -37,8 +37,9 @@ class Lion(Optimizer):
 
     Notes
     -----
-    The sign of 0 is 0, that of NaN is NaN. A dense step moves rows without gradients by the full rate for ever, and
-    ``sparse="exact"`` does what dense steps do; ``sparse="lazy"`` is the sensible mode for embeddings. State: ``exp_avg``.
+    Keras has the paper's rule, with a rate ten times as large; PyTorch has no Lion. The sign of 0 is 0, that of NaN is
+    NaN. A dense step moves rows without gradients by the full rate for ever, and ``sparse="exact"`` does what dense
+    steps do; ``sparse="lazy"`` is the sensible mode for embeddings. State: ``exp_avg``.
     """
 
     options = {"betas": checks.pair(checks.fraction)}

@@ -52,14 +52,14 @@ class NAdam(Optimizer):
     weight_decay : float, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     momentum_decay : float, default 4e-3
-        :math:`\psi`, how fast the momentum rises to beta1. Keras has 1 in its place.
+        :math:`\psi`, how fast the momentum rises to beta1.
     **common
         Options of every optimizer: see `Optimizer`.
 
     Notes
     -----
-    PyTorch keeps the product of the momenta in single precision; here it is a function of the step, in double. State:
-    ``exp_avg``, ``exp_avg_sq``.
+    PyTorch keeps the product of the momenta in single precision; here it is a function of the step, in double. Keras
+    has 1 for `momentum_decay`; the paper's schedule is the default. State: ``exp_avg``, ``exp_avg_sq``.
     """
 
     options = {

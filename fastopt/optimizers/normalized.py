@@ -13,6 +13,7 @@ import numpy as np
 from .. import checks, kernels
 from ..checks import Array
 from ..csr import csr_rows
+from ..elementary import exp
 from ..errors import (
     ConcurrentStepError,
     DTypeError,
@@ -24,7 +25,7 @@ from ..errors import (
     UnsupportedError,
     did_you_mean,
 )
-from ..scores import DERIVATIVES, dot, exp
+from ..scores import DERIVATIVES, dot
 from ..sparse import is_scipy_sparse
 from .base import MOST_STEPS, arena, choose_backend
 
@@ -125,8 +126,9 @@ class NormalizedAdaptive:
 
     No scale of the features needs to be known, and none of the importance weights: features that differ by orders of
     magnitude are learned alike, and no weight of a sample carries its prediction beyond its label, once the scales of
-    its features are known. It combines normalized adaptive gradients (NAG of Ross, Mineiro and Langford 2013, *Normalized online learning*, algorithm 2)
-    with the importance-aware updates of Karampatziakis and Langford (2011, *Online importance weight aware updates*).
+    its features are known. It combines normalized adaptive gradients (NAG of Ross, Mineiro and Langford 2013, *Normalized
+    online learning*, algorithm 2) with the importance-aware updates of Karampatziakis and Langford (2011, *Online importance
+    weight aware updates*).
 
     For each sample, with its features :math:`x_i \ne 0`, label :math:`y` and importance weight :math:`h`, in order:
 
@@ -170,7 +172,7 @@ class NormalizedAdaptive:
     approximates Lambert's W with errors up to 9e-5. A sample is without loss where the square of its gradient is zero,
     not where its float32 loss is. The squared error is halved, which changes the state ``adaptive`` by a factor of 4 and
     no weight. Repeated indices of a row are summed first, as CSR means them. Where a feature is so small that its
-    squared gradient vanishes (about 1e-19 in float32), it is left out.
+    squared gradient vanishes (about 1e-19 in float32), it is left out. PyTorch and Keras have nothing like it.
 
     Examples
     --------

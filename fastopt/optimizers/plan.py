@@ -11,9 +11,9 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
+from ..reductions import total
 from ..sparse import Entries, check_rows, unique_rows
 from ..transforms import REFERENCES
-from .reductions import total
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import Array
+from ..elementary import lost
 
 
 def powers(beta: float, t: Array) -> Array:
@@ -24,15 +25,9 @@ def powers(beta: float, t: Array) -> Array:
 
 
 def _times(a: Any, a_low: Any, b: Any, b_low: Any) -> tuple[Any, Any]:
-    """Product of two sums of two float64 (Dekker 1971)."""
+    """Product of two sums of two float64."""
     p = a * b
-    a1 = 134217729.0 * a
-    a1 = a1 - (a1 - a)
-    a2 = a - a1
-    b1 = 134217729.0 * b
-    b1 = b1 - (b1 - b)
-    b2 = b - b1
-    low = ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2 + (a * b_low + a_low * b)
+    low = lost(a, b, p) + (a * b_low + a_low * b)
     total = p + low
     return total, low - (total - p)
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
+from ..reductions import left_to_right
 from .base import CommonButDecay, Measure, Optimizer, Rule
 from .powers import powers
-from .reductions import left_to_right
 from .tables import Scalars
 
 
@@ -68,11 +68,11 @@ class Prodigy(Optimizer):
     Notes
     -----
     The rule and the order of its parts are those of the authors' code, d being common to a group. A step in which every
-    gradient so far was zero moves nothing. ``p0`` is a copy of the parameters as the optimizer is made (the authors': as the
-    first step is made). Sums are over all parameters of a group that have a gradient, in float64 and in an order that depends on
-    the data alone; with a `SparseGrad` over the rows that it lists. There is no exact sparse mode, since d hangs on all rows.
-    PyTorch has no Prodigy. State: ``exp_avg``, ``exp_avg_sq``, ``s``, ``p0``; each group remembers ``d``, ``d_max``,
-    ``numerator`` and ``steps``.
+    gradient so far was zero moves nothing. ``p0`` is a copy of the parameters as the optimizer is made (the authors':
+    as the first step is made). Sums are over all parameters of a group that have a gradient, in float64 and in an order
+    that depends on the data alone; with a `SparseGrad` over the rows that it lists. There is no exact sparse mode,
+    since d hangs on all rows. PyTorch and Keras have no Prodigy. State: ``exp_avg``, ``exp_avg_sq``, ``s``, ``p0``;
+    each group remembers ``d``, ``d_max``, ``numerator`` and ``steps``.
     """
 
     options = {
@@ -85,11 +85,13 @@ class Prodigy(Optimizer):
         "d_coef": checks.number(0.0, closed_low=False),
         "growth_rate": checks.infinite_or(checks.number(1.0)),
     }
-    rules = (Rule("prodigy", ("exp_avg", "exp_avg_sq", "s", "p0"), prodigy, measure=Measure("prodigy", measure)),)
+    rules = (
+        Rule("prodigy", ("exp_avg", "exp_avg_sq", "s", "p0"), prodigy, measure=Measure("prodigy", measure), moved=13),
+    )
     presets = {"paper": {}}
     copies = frozenset({"p0"})
     memory = {"d": 0.0, "d_max": 0.0, "numerator": 0.0, "steps": 0}
-    by_element = False
+    for_samples = False
 
     def __init__(
         self,

@@ -48,7 +48,9 @@ class QHAdam(Optimizer):
 
     Notes
     -----
-    State: ``exp_avg``, ``exp_avg_sq``, averages of all steps as in the authors' code: what Adam has after bias correction.
+    PyTorch and Keras have no QHAdam. The defaults are those of the authors' code; the preset "paper" has what the paper
+    recommends. State: ``exp_avg``, ``exp_avg_sq``, averages of all steps as in that code: what Adam has after bias
+    correction.
     """
 
     options = {

@@ -59,8 +59,8 @@ class RAdam(Optimizer):
 
     Notes
     -----
-    As in PyTorch the rate is rectified where rho is above 5, and epsilon stands beside the uncorrected root; the paper has
-    4, and no epsilon. State: ``exp_avg``, ``exp_avg_sq``.
+    As in PyTorch the rate is rectified where rho is above 5, and epsilon stands beside the uncorrected root; the paper
+    has 4, and no epsilon. Keras has no RAdam. State: ``exp_avg``, ``exp_avg_sq``.
     """
 
     options = {"betas": checks.pair(checks.fraction), "eps": checks.non_negative}

@@ -10,40 +10,37 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from .base import Catch, Common, Optimizer, Rule
-from .tables import SHRINK, SPAN, Gap, Scalars
+from .tables import SHRINK, SPAN, Gap, Scalars, eps_places
+
+
+def quotient(g: Array, v: Array, a: Array | None, h: Array) -> Array:
+    """The gradient over the root of its mean square, or with `a` of its variance."""
+    keep, take, inner, outer, *_ = h
+    v[...] = keep * v + take * (g * g)
+    variance = v
+    if a is not None:
+        a[...] = keep * a + take * g
+        variance = v - a * a
+        variance = np.where(variance < 0, v.dtype.type(0), variance)
+    return np.asarray(g / (np.sqrt(variance + inner) + outer))
 
 
 def rmsprop(p: Array, g: Array, v: Array, h: Array) -> None:
-    lr, keep, take, eps, _ = h
-    v[...] = keep * v + take * (g * g)
-    p[...] = p - lr * (g / (np.sqrt(v) + eps))
+    p[...] = p - h[4] * quotient(g, v, None, h)
 
 
 def rmsprop_momentum(p: Array, g: Array, v: Array, b: Array, h: Array) -> None:
-    lr, keep, take, eps, mu = h
-    v[...] = keep * v + take * (g * g)
-    b[...] = mu * b + g / (np.sqrt(v) + eps)
-    p[...] = p - lr * b
-
-
-def centered_variance(g: Array, v: Array, a: Array, keep: Any, take: Any) -> Array:
-    v[...] = keep * v + take * (g * g)
-    a[...] = keep * a + take * g
-    variance = v - a * a
-    return np.asarray(np.where(variance < 0, v.dtype.type(0), variance))
+    b[...] = h[6] * b + h[5] * quotient(g, v, None, h)
+    p[...] = p - h[4] * b
 
 
 def rmsprop_centered(p: Array, g: Array, v: Array, a: Array, h: Array) -> None:
-    lr, keep, take, eps, _ = h
-    variance = centered_variance(g, v, a, keep, take)
-    p[...] = p - lr * (g / (np.sqrt(variance) + eps))
+    p[...] = p - h[4] * quotient(g, v, a, h)
 
 
 def rmsprop_centered_momentum(p: Array, g: Array, v: Array, a: Array, b: Array, h: Array) -> None:
-    lr, keep, take, eps, mu = h
-    variance = centered_variance(g, v, a, keep, take)
-    b[...] = mu * b + g / (np.sqrt(variance) + eps)
-    p[...] = p - lr * b
+    b[...] = h[6] * b + h[5] * quotient(g, v, a, h)
+    p[...] = p - h[4] * b
 
 
 class RMSprop(Optimizer):
@@ -61,19 +58,26 @@ class RMSprop(Optimizer):
     lr : float or callable, default 1e-2
     alpha : float in [0, 1), default 0.99
     eps : float, default 1e-8
-        Beside the root, as in PyTorch; Keras and TensorFlow have it inside. At least the smallest normal number of the
-        dtype is used, so that 0/0 cannot arise.
+        At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.
     weight_decay : float, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     momentum : float in [0, 1), default 0
     centered : bool, default False
-        PyTorch can take the root of a negative number here and give NaN.
+        Divide by the root of the variance.
+    eps_form : {"outside", "inside"}, default "outside"
+        Where epsilon sits: beside the root (PyTorch), or inside, :math:`\sqrt{v + \epsilon}` (Keras, TensorFlow, Graves).
+    lr_inside : bool, default False
+        Whether the rate is inside the momentum's buffer: :math:`b \leftarrow \mu b + \eta g/(\ldots)`,
+        :math:`p \leftarrow p - b` (Keras, TensorFlow).
     **common
         Options of every optimizer: see `Optimizer`.
 
     Notes
     -----
-    State: ``square_avg``, with ``centered`` ``grad_avg``, with momentum ``momentum_buffer``.
+    PyTorch has epsilon outside and the rate outside of the buffer; centered, it can take the root of a negative number
+    and give NaN. Keras has both inside, and calls alpha rho. The lecture has no epsilon; centering and momentum are
+    Graves's (2013), with epsilon inside. State: ``square_avg``, with ``centered`` ``grad_avg``, with momentum
+    ``momentum_buffer``.
     """
 
     options = {
@@ -81,6 +85,8 @@ class RMSprop(Optimizer):
         "eps": checks.non_negative,
         "momentum": checks.fraction,
         "centered": checks.flag,
+        "eps_form": checks.one_of("outside", "inside"),
+        "lr_inside": checks.flag,
     }
     rules = (
         Rule("rmsprop", ("square_avg",), rmsprop, Catch("decay1", 1, 0)),
@@ -94,6 +100,18 @@ class RMSprop(Optimizer):
         ),
     )
 
+    presets = {
+        "keras": {
+            "lr": 1e-3,
+            "alpha": 0.9,
+            "eps": 1e-7,
+            "eps_form": "inside",
+            "lr_inside": True,
+            "decoupled_weight_decay": True,
+        },
+        "paper": {"lr": 1e-3, "alpha": 0.9, "eps_form": "inside"},
+    }
+
     def __init__(
         self,
         params: Any,
@@ -103,6 +121,9 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.0,
         centered: bool = False,
+        *,
+        eps_form: str = "outside",
+        lr_inside: bool = False,
         **common: Unpack[Common],
     ) -> None:
         options = dict(
@@ -112,6 +133,8 @@ class RMSprop(Optimizer):
             weight_decay=weight_decay,
             momentum=momentum,
             centered=centered,
+            eps_form=eps_form,
+            lr_inside=lr_inside,
         )
         super().__init__(params, options, **common)
 
@@ -121,10 +144,11 @@ class RMSprop(Optimizer):
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
-        return o["lr"], o["alpha"], 1.0 - o["alpha"], max(o["eps"], o["tiny"]), o["momentum"]
+        outside, inside = (1.0, o["lr"]) if o["lr_inside"] and o["momentum"] != 0 else (o["lr"], 1.0)
+        return o["alpha"], 1.0 - o["alpha"], *eps_places(o), outside, inside, o["momentum"]
 
     @staticmethod
     def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
-        lr, alpha, mu = h[SPAN], r[SPAN + 1], r[SPAN + 4]
+        alpha, rate, mu = r[SPAN], h[SPAN + 4], r[SPAN + 6]
         decays = (alpha, alpha) if o["centered"] else (alpha,)
-        return Gap(r[SHRINK], decays, [(mu, -lr * mu)] if o["momentum"] != 0 else ())
+        return Gap(r[SHRINK], decays, [(mu, -rate * mu)] if o["momentum"] != 0 else ())

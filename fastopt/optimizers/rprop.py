@@ -50,8 +50,10 @@ class Rprop(Optimizer):
 
     Notes
     -----
-    State: ``prev``, ``step_size``. As in PyTorch there is no weight decay, and a product of gradients that underflows to 0
-    counts as no change. A NaN gradient makes the parameter NaN, where PyTorch lets it wait.
+    This is PyTorch's rule, the variant iRprop- (Igel and Huesken 2000): an element whose sign changes waits a step; the
+    paper has it go back where it was. As in PyTorch there is no weight decay, and a product of gradients that
+    underflows to 0 counts as no change. A NaN gradient makes the parameter NaN, where PyTorch lets it wait. Keras has
+    no Rprop. State: ``prev``, ``step_size``.
     """
 
     options = {

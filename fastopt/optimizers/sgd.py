@@ -19,15 +19,15 @@ def sgd(p: Array, g: Array, h: Array) -> None:
 
 
 def sgd_momentum(p: Array, g: Array, b: Array, h: Array) -> None:
-    lr, keep, take = h
+    rate, keep, take = h
     b[...] = keep * b + take * g
-    p[...] = p - lr * b
+    p[...] = p - rate * b
 
 
 def sgd_nesterov(p: Array, g: Array, b: Array, h: Array) -> None:
-    lr, keep, take = h
+    rate, keep, take = h
     b[...] = keep * b + take * g
-    p[...] = p - lr * (g + keep * b)
+    p[...] = p - rate * (take * g + keep * b)
 
 
 class SGD(Optimizer):
@@ -49,19 +49,26 @@ class SGD(Optimizer):
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     nesterov : bool, default False
         Needs momentum and no dampening. The form of Sutskever et al. (2013), where p is the point looked ahead to.
+    lr_inside : bool, default False
+        Whether the rate is inside the buffer: :math:`b \leftarrow \mu b + \eta (1-\tau) g`, :math:`p \leftarrow p - b`
+        (Nesterov: :math:`p \leftarrow p - (\mu b + \eta g)`), as in Keras and the survey literature.
     **common
         Options of every optimizer: see `Optimizer`.
 
     Notes
     -----
-    The rate is outside the buffer, as in PyTorch; Keras and the survey literature put it inside. The two are equal
-    while the rate is constant. State: ``momentum_buffer``.
+    PyTorch has the rate outside of the buffer, as the default here. Keras has it inside, with the opposite sign, and
+    ignores Nesterov without momentum, which is an error here. Where the rate stands makes no difference while it is
+    constant, but for the buffer, which is then ``lr`` times the other. The textbook form of Nesterov's method takes the
+    gradient ahead of p; here p is what is ahead, so that gradients are taken at p. State: ``momentum_buffer``, from the
+    first step with a gradient on.
     """
 
     options = {
         "momentum": checks.fraction,
         "dampening": checks.number(0.0, 1.0),
         "nesterov": checks.flag,
+        "lr_inside": checks.flag,
     }
     rules = (
         Rule("sgd", (), sgd, Catch("decay0", 0, 0)),
@@ -69,6 +76,11 @@ class SGD(Optimizer):
         Rule("sgd_nesterov", ("momentum_buffer",), sgd_nesterov, Catch("drift0", 0, 1)),
     )
     born_late = frozenset({"momentum_buffer"})
+
+    presets = {
+        "keras": {"lr": 1e-2, "lr_inside": True, "decoupled_weight_decay": True},
+        "paper": {"lr": 1e-2, "lr_inside": True},
+    }
 
     def __init__(
         self,
@@ -78,6 +90,8 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        *,
+        lr_inside: bool = False,
         **common: Unpack[Common],
     ) -> None:
         options = dict(
@@ -86,6 +100,7 @@ class SGD(Optimizer):
             dampening=dampening,
             weight_decay=weight_decay,
             nesterov=nesterov,
+            lr_inside=lr_inside,
         )
         super().__init__(params, options, **common)
 
@@ -107,7 +122,8 @@ class SGD(Optimizer):
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         if o["momentum"] == 0:
             return (o["lr"],)
-        return o["lr"], o["momentum"], np.where(t == born + 1, 1.0, 1.0 - o["dampening"])
+        outside, inside = (1.0, o["lr"]) if o["lr_inside"] else (o["lr"], 1.0)
+        return outside, o["momentum"], inside * np.where(t == born + 1, 1.0, 1.0 - o["dampening"])
 
     @staticmethod
     def settled(o: Mapping[str, Any], born: int) -> int | None:
@@ -119,12 +135,12 @@ class SGD(Optimizer):
 
     @staticmethod
     def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
-        lr, decoupled = h[SPAN], o["decoupled_weight_decay"]
-        couple, keep = h[COUPLE] * (not decoupled), r[SHRINK] if decoupled else np.ones(len(lr))
+        rate, decoupled = h[SPAN], o["decoupled_weight_decay"]
+        couple, keep = h[COUPLE] * (not decoupled), r[SHRINK] if decoupled else np.ones(len(rate))
         if o["momentum"] == 0:
-            return Gap(keep - lr * couple, loss=1.0 - keep + lr * couple)
+            return Gap(keep - rate * couple, loss=1.0 - keep + rate * couple)
         mu, take = r[SPAN + 1], h[SPAN + 2]
-        # With g = couple p:  b <- mu b + take g,  p <- p - lr b, or p - lr (g + mu b).
+        # With g = couple p:  b <- mu b + take g,  p <- p - rate b, or p - rate (take g + mu b).
         back = take * couple
-        own, ahead = (couple + mu * back, mu * mu) if o["nesterov"] else (back, mu)
-        return Gap(keep - lr * own, (), [(mu, -lr * ahead)], back, 1.0 - keep + lr * own)
+        own, ahead = (back + mu * back, mu * mu) if o["nesterov"] else (back, mu)
+        return Gap(keep - rate * own, (), [(mu, -rate * ahead)], back, 1.0 - keep + rate * own)

@@ -46,8 +46,8 @@ class SignSGD(Optimizer):
 
     Notes
     -----
-    The sign of 0 is 0, that of NaN is NaN. Gradients must be of batches: those of single samples say nothing of sizes here.
-    There is no state.
+    The sign of 0 is 0, that of NaN is NaN. Gradients must be of batches: those of single samples say nothing of sizes
+    here. PyTorch and Keras have no SignSGD; the paper's vote among workers is not part of it. There is no state.
     """
 
     rules = (Rule("signsgd", (), signsgd, Catch("decay0", 0, 0)),)
@@ -88,8 +88,8 @@ class Signum(Optimizer):
     Notes
     -----
     The sign of 0 is 0, that of NaN is NaN. A dense step moves rows without gradients by the full rate for ever, and
-    ``sparse="exact"`` does what dense steps do; ``sparse="lazy"`` is the sensible mode for embeddings.
-    State: ``momentum_buffer``.
+    ``sparse="exact"`` does what dense steps do; ``sparse="lazy"`` is the sensible mode for embeddings. PyTorch and
+    Keras have no Signum; the paper's vote among workers is not part of it. State: ``momentum_buffer``.
     """
 
     options = {"momentum": checks.fraction}

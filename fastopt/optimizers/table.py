@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +22,7 @@ LAST = 4  # bytes of the step after which a row stands, in exact mode
 class Storage:
     """Memory of records: of each row the parameter, its states, and in exact mode its last step."""
 
-    def __init__(self, rows: int, width: int, dtype: np.dtype[Any], names: tuple[str, ...], exact: bool) -> None:
+    def __init__(self, rows: int, width: int, dtype: np.dtype[Any], names: Sequence[str], exact: bool) -> None:
         self.names, self.fresh = names, True  # fresh: all zeros
         field = width * dtype.itemsize
         self.used = field * (1 + len(names)) + LAST * exact
@@ -116,7 +116,7 @@ class Table:
         # Made once for a small array, which checks the options and tells which states they need.
         options = cls.complete({**implied, **options})
         trial = cls(np.zeros((1, 1), self._dtype), **options)
-        names = cls.rule_of(trial.param_groups[0]).states
+        names = trial._states_of(trial.param_groups[0])
         self._storage = Storage(n_rows, n, self._dtype, names, trial.sparse == "exact")
         self.optimizer = cls.__new__(cls)
         self.optimizer._storage = self._storage
@@ -198,8 +198,7 @@ class Table:
             new.param[:kept] = old.param[:kept]
             for name, a in new.states.items():
                 a[:kept] = old.states[name][:kept]
-                if start := opt.start(name, opt.param_groups[0]):
-                    a[kept:] = start
+                a[kept:] = opt._start(name, 0, new.param[kept:])
             opt._storage, opt._params, opt._state, opt._own = new, [new.param], [dict(new.states)], []
             dict.__setitem__(opt.param_groups[0], "params", (new.param,))
             opt._build(*opt._clocks())
@@ -213,6 +212,7 @@ class Table:
         return {
             "class": type(opt),
             "group": opt.param_groups[0].options(),
+            "states": list(self._storage.names),
             "arguments": opt._arguments(),
             "state_dict": state_dict,
             "param": param,
@@ -222,7 +222,7 @@ class Table:
         cls, param, exact = s["class"], s["param"], s["arguments"]["sparse"] == "exact"
         rows, width = param.shape
         self._dtype = param.dtype
-        self._storage = Storage(rows, width, self._dtype, cls.rule_of(s["group"]).states, exact)
+        self._storage = Storage(rows, width, self._dtype, s["states"], exact)
         self.param[...] = param
         self.optimizer = cls.__new__(cls)
         self.optimizer._storage = self._storage

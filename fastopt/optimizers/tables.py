@@ -38,6 +38,12 @@ class Gap(NamedTuple):
     fade: float = 0.0  # how fast the moves of an abandoned row fade: the ratio of one to the one before
 
 
+def eps_places(o: Mapping[str, Any]) -> tuple[float, float]:
+    """What to add inside the root and what beside it, for `eps_form`."""
+    eps = max(o["eps"], o["tiny"])
+    return (eps, 0.0) if o["eps_form"] == "inside" else (0.0, eps)
+
+
 def rate_at(lr: Any, step: int) -> float:
     """The rate of one step (counted from 0) of a schedule."""
     value = lr(step)
@@ -71,13 +77,16 @@ def scalar_table(
     """The scalars of the steps `t`, a row each: rounded once to `dtype`, and as they were derived, in float64.
 
     `first`: the optimizer's own number of the first of these steps, from 0, which a schedule is asked for; where None, the
-    steps are the optimizer's. A schedule that fails later than at the first step makes the table shorter.
+    steps are the optimizer's. The scalars may ask for the rates before it: `history` is the rate or schedule, and this number.
+    A schedule that fails later than at the first step makes the table shorter.
     """
+    first = int(t[0]) - 1 if first is None else first
+    o = {**o, "tiny": float(np.finfo(dtype).tiny), "history": (o["lr"], first)}
     if callable(o["lr"]):
-        o = {**o, "lr": rates(o["lr"], int(t[0]) - 1 if first is None else first, len(t))}
+        o["lr"] = rates(o["lr"], first, len(t))
         t = t[: len(o["lr"])]
     with np.errstate(all="ignore"):  # the caller looks at the result
-        own = cls.scalars(t, {**o, "tiny": float(np.finfo(dtype).tiny)}, born)
+        own = cls.scalars(t, o, born)
         decay = o["weight_decay"] if any(cls.decay_by_blocks(o)) else 0.0
         columns = (decay, 1.0 - o["lr"] * decay, *own)
         wide = np.empty((len(t), len(columns)))

@@ -10,9 +10,9 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
+from ..reductions import left_to_right
 from .base import Common, Measure, Optimizer, Rule
 from .powers import powers
-from .reductions import left_to_right
 from .tables import Scalars
 
 TINY = 1e-6  # beside what is divided by, and inside logarithms: the authors' epsilon
@@ -69,15 +69,18 @@ class YellowFin(Optimizer):
 
     Notes
     -----
-    The extremes are smoothed as logarithms. In the first ``10 * curv_window_width`` steps the rate is smaller, in proportion to the
-    step. The authors' latest code differs: it starts from a rate and a momentum that the user gives, uses them unsmoothed,
-    and clips gradients. One tuner serves a group, over its parameters that have a gradient; with a `SparseGrad` over the rows
-    that it lists. There is no exact sparse mode, since the tuner sees all rows. PyTorch has no YellowFin. State:
-    ``momentum_buffer``, ``grad_avg``; each group remembers what it has measured.
+    The rate is outside of the buffer, as in the authors' code; the paper has it inside. The extremes are smoothed as
+    logarithms. In the first ``10 * curv_window_width`` steps the rate is smaller, in proportion to the step. The
+    authors' latest code differs: it starts from a rate and a momentum that the user gives, uses them unsmoothed, and
+    clips gradients. One tuner serves a group, over its parameters that have a gradient; with a `SparseGrad` over the
+    rows that it lists. There is no exact sparse mode, since the tuner sees all rows. PyTorch and Keras have no
+    YellowFin. State: ``momentum_buffer``, ``grad_avg``; each group remembers what it has measured.
     """
 
     options = {"beta": checks.fraction, "curv_window_width": checks.integer(1, 10**6)}
-    rules = (Rule("yellowfin", ("momentum_buffer", "grad_avg"), yellowfin, measure=Measure("yellowfin", measure)),)
+    rules = (
+        Rule("yellowfin", ("momentum_buffer", "grad_avg"), yellowfin, measure=Measure("yellowfin", measure), moved=8),
+    )
     presets = {"paper": {}}
     memory = {
         "steps": 0,
@@ -90,7 +93,7 @@ class YellowFin(Optimizer):
         "rate": 0.0,
         "momentum": 0.0,
     }
-    by_element = False
+    for_samples = False
 
     def __init__(
         self,

@@ -47,8 +47,9 @@ class Yogi(Optimizer):
 
     Notes
     -----
-    The paper has no bias corrections; as in optax both moments are corrected, although they do not start at 0. As the first
-    moment does not, parameters move even without gradients. State: ``exp_avg``, ``exp_avg_sq``.
+    PyTorch and Keras have no Yogi. The paper has no bias corrections; as in optax both moments are corrected, although
+    they do not start at 0. As the first moment does not, parameters move even without gradients. State: ``exp_avg``,
+    ``exp_avg_sq``.
     """
 
     options = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..checks import Array
+from .checks import Array
 
 BLOCK, LANES = 1024, 16
 
@@ -12,12 +12,21 @@ BLOCK, LANES = 1024, 16
 def total(terms: Array) -> float:
     """The sum of float64 `terms`, in the order of their memory: blocks, 16 lanes in a block, blocks from left to right."""
     flat = terms.ravel(order="K")
-    padded = np.zeros(-(-flat.size // BLOCK) * BLOCK)  # zeros add nothing to a lane
-    padded[: flat.size] = flat
-    lanes = np.zeros((len(padded) // BLOCK, LANES))
-    for part in padded.reshape(-1, BLOCK // LANES, LANES).swapaxes(0, 1):
-        lanes = lanes + part
-    return left_to_right(fold(lanes))
+    whole = len(flat) // BLOCK * BLOCK
+    sums = fold(lanes(flat[:whole].reshape(-1, BLOCK)))
+    if whole == len(flat):
+        return left_to_right(sums)
+    rest = np.zeros(-(-(len(flat) - whole) // LANES) * LANES)  # zeros add nothing to a lane
+    rest[: len(flat) - whole] = flat[whole:]
+    return left_to_right(np.append(sums, fold(lanes(rest[None]))))
+
+
+def lanes(blocks: Array) -> Array:
+    """The sums of each lane of each block, a row each."""
+    sums = np.zeros((len(blocks), LANES))
+    for part in blocks.reshape(len(blocks), blocks.shape[1] // LANES, LANES).swapaxes(0, 1):
+        sums = sums + part
+    return sums
 
 
 def left_to_right(sums: Array) -> float:

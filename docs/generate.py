@@ -1,0 +1,301 @@
+"""Writes docs/optimizers.md from the classes and their docstrings: ``make docs``."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import fastopt
+from fastopt.optimizers import normalized, tables
+from fastopt.optimizers.base import ALL, Optimizer, Rule
+
+PAGE = Path(__file__).parent / "optimizers.md"
+MATRIX = 1009, 2003  # a parameter whose sides and their products tell what a state's size is made of
+#: Values that are tried for options, to find which choose another rule, and which have no exact sparse mode.
+TRIED = (
+    True,
+    False,
+    0.9,
+    0.0,
+    1.0,
+    0.1,
+    0.3,
+    "inside",
+    "outside",
+    "hat",
+    (0.99, 0.9),
+    (0.4, 0.4),
+    (1.0, 0.0),
+    (0.99, 0.99, 0.9),
+)
+
+HEAD = r"""# Optimizers
+
+What each optimizer of fastopt computes, what it costs, and where it differs from PyTorch, Keras and its paper. This page is
+made of the docstrings by `make docs`; edit those.
+
+- **State**: numbers kept for each one of the parameter (of a matrix, where it depends on the shape).
+- **Bytes**: what a dense step of float32 reads and writes for each element of the parameter, if nothing stays in the caches.
+  Products of matrices are not counted. Each average of `transforms` adds 8; clipping and `nonfinite` together add 4.
+- **Exact mode**: what `sparse="exact"` has to do about the steps that a row has missed. *Nothing*: without a gradient it
+  stands still (weight decay, where it goes with the mode, in closed form). *Closed form*: one jump, however many steps.
+  *Series*: one jump by a series that is cut below the precision of the dtype. *Replay*: the steps are made up for one by one
+  until the moves have faded. *None*: lazy mode only. \*: refused with some options, which the optimizer's section names.
+- **Presets**: besides `"torch"`, which is the defaults.
+"""
+
+
+# --------------------------------------------------------------------------------------- from reStructuredText to Markdown
+
+
+def classes() -> list[type[Any]]:
+    """All optimizers, by name."""
+    return sorted([*Optimizer.known.values(), fastopt.NormalizedAdaptive], key=lambda cls: cls.__name__.lower())
+
+
+def sections(thing: Any) -> dict[str, str]:
+    """A docstring in parts: "summary", its first paragraph; "more", the rest before the sections; and these by their titles."""
+    text = inspect.cleandoc(thing.__doc__ or "")
+    first, *rest = re.split(r"^(\w[^\n]*)\n-{3,}\n", text, flags=re.M)
+    summary, _, more = first.strip().partition("\n\n")
+    return {
+        "summary": summary,
+        "more": more.strip(),
+        **{t: s.strip() for t, s in zip(rest[::2], rest[1::2], strict=True)},
+    }
+
+
+def math(formula: str) -> str:
+    r"""A formula as GitHub takes it: without \operatorname, which it refuses, and without bars, which divide tables."""
+    formula = formula.strip().replace(r"\operatorname{", r"\,\mathrm{")
+    return re.sub(" +", " ", formula.replace(r"\|", r"\Vert ").replace("|", r"\vert "))
+
+
+def display(match: re.Match[str]) -> str:
+    lines = [line.strip() for line in match[1].strip().splitlines()]
+    formula = math("\n".join(lines))
+    if "&" in formula or r"\\" in formula:
+        formula = "\\begin{aligned}\n" + formula + "\n\\end{aligned}"
+    return f"```math\n{formula}\n```\n"
+
+
+def markdown(text: str, titles: bool = True) -> str:
+    """Markdown of a docstring's text; `titles`: the optimizers it names become links."""
+    text = re.sub(r"^\.\. math::\n((?:[ \t]+[^\n]*\n?|\n(?=[ \t]))+)", display, text + "\n", flags=re.M)
+    text = re.sub(r"(?<!:)::$", ":", text, flags=re.M)
+    text = re.sub(r":math:`([^`]*)`", lambda m: f"$`{math(m[1])}`$", text)
+    text = text.replace("``", "`") if "```" not in text else re.sub(r"(?<!`)``(?!`)", "`", text)
+    known = {cls.__name__ for cls in classes()} if titles else set()
+    text = re.sub(r"`(\w+)`", lambda m: f"[`{m[1]}`](#{m[1].lower()})" if m[1] in known else m[0], text)
+    return text.strip()
+
+
+def parameters(thing: Any) -> dict[str, str]:
+    """What the docstring says of each parameter, beyond its type and default."""
+    section = sections(thing).get("Parameters", "") + "\n"
+    found = re.findall(r"^(\w+) : [^\n]*\n((?:[ \t]+[^\n]*\n)*)", section, re.M)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def row(*cells: Any) -> str:
+    return "| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |\n"
+
+
+def table(*head: str) -> str:
+    return row(*head) + row(*["---"] * len(head))
+
+
+def code(value: Any) -> str:
+    return f"`{value!r}`"
+
+
+# ---------------------------------------------------------------------------------------------------- facts of a class
+
+
+def tried(cls: type[Optimizer], most: int = 2) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Settings that differ from the defaults in up to `most` options, and all options of a group with each."""
+    names = [n for n in cls._known_options() if n not in ("lr", "maximize", *cls.fixed)]
+    for count in range(most + 1):
+        for chosen in itertools.combinations(names, count):
+            for values in itertools.product(TRIED, repeat=count):
+                setting = dict(zip(chosen, values, strict=True))
+                try:
+                    yield setting, cls.fill_options(setting)
+                except fastopt.FastoptError:
+                    continue
+
+
+def settings(cls: type[Optimizer]) -> dict[str, dict[str, Any]]:
+    """For each span the least that chooses it: the options in which it differs from the defaults."""
+    found: dict[str, dict[str, Any]] = {}
+    for setting, o in tried(cls):
+        found.setdefault(cls.rule(o), setting)
+        if len(found) == len(cls.rules):
+            break
+    return found
+
+
+def shapes(cls: type[Optimizer], rule: Rule, o: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The states of a matrix."""
+    ask = getattr(cls, "state_shapes", None)
+    return dict(ask(MATRIX, o)) if ask else dict.fromkeys(rule.states, MATRIX)
+
+
+def amount(whole: int, parts: Mapping[str, int], unit: int = 1) -> str:
+    """A number of elements for each of a matrix, and of some for each of its rows or columns."""
+    terms = [str(whole * unit)] if whole or not any(parts.values()) else []
+    return " + ".join(terms + [f"{n * unit}/{side}" for side, n in parts.items() if n])
+
+
+def cost(cls: type[Optimizer], rule: Rule, o: Mapping[str, Any]) -> tuple[str, str]:
+    """Numbers in the states for each element of a parameter, and the bytes that a step moves for it."""
+    sizes = [Fraction(int(np.prod(shape)), MATRIX[0] * MATRIX[1]) for shape in shapes(cls, rule, o).values()]
+    whole = sizes.count(Fraction(1))
+    parts = {"columns": sizes.count(Fraction(1, MATRIX[1])), "rows": sizes.count(Fraction(1, MATRIX[0]))}
+    assert whole + sum(parts.values()) == len(sizes), f"{cls.__name__} has states of other shapes"
+    moved = 3 + 2 * whole if rule.moved is None else rule.moved
+    return amount(whole, parts), amount(moved, {side: 2 * n for side, n in parts.items()}, 4)
+
+
+def exact_mode(cls: type[Optimizer], rule: Rule, o: Mapping[str, Any]) -> str:
+    """How rows catch up, told by the gap that steps leave."""
+    if rule.catch is None:
+        return "none"
+    if rule.catch.name == "decay0":
+        return "nothing"
+    wide = tables.scalar_table(cls, o, np.arange(1, 4), np.dtype(np.float64), 0)
+    series = 3 if rule.catch.series == ALL else rule.catch.series
+    _, reach = tables.gap_table(cls, o, *wide, series)
+    if reach == 1:
+        return "closed form"
+    return "series" if series else "replay"
+
+
+def refusals(cls: type[Optimizer]) -> list[str]:
+    """Why options have no exact mode, once for each option."""
+    found: dict[str, str] = {}
+    coupled = {"weight_decay": 0.1, "decoupled_weight_decay": False}
+    bases = [{}, coupled] if coupled.keys() <= cls._known_options().keys() - cls.fixed.keys() else [{}]
+    for base, (setting, _) in itertools.product(bases, tried(cls, 1)):
+        o = cls.fill_options({**base, **setting})
+        if cls.rule_of(o).catch and (why := cls.why_not_exact(o)):
+            found.setdefault(re.sub(r"[\d.]+", "", why), why)
+    return list(found.values())
+
+
+def extent(found: list[str]) -> str:
+    """A range of amounts, or all of them."""
+    if all(x.isdigit() for x in found):
+        found = sorted(set(found), key=int)
+        return " to ".join(dict.fromkeys([found[0], found[-1]]))
+    return ", ".join(dict.fromkeys(found))
+
+
+class Variant(NamedTuple):
+    """What choosing a span brings with it."""
+
+    states: tuple[str, ...]
+    numbers: str
+    moved: str
+    exact: str
+
+
+class Facts:
+    """What the page says of one optimizer."""
+
+    def __init__(self, cls: type[Any]) -> None:
+        self.cls, self.name, self.text = cls, cls.__name__, sections(cls)
+        self.variants: dict[Variant, dict[str, Any]] = {}
+        self.refusals: list[str] = []
+        self.presets: Mapping[str, Mapping[str, Any]] = {}
+        self.state, self.bytes, self.exact = str(len(normalized.STATES)), "-", "-"
+        if not issubclass(cls, Optimizer):  # NormalizedAdaptive
+            return
+        for setting in settings(cls).values():
+            o = cls.fill_options(setting)
+            rule = cls.rule_of(o)
+            states = tuple(shapes(cls, rule, o))
+            self.variants.setdefault(Variant(states, *cost(cls, rule, o), exact_mode(cls, rule, o)), setting)
+        self.state = extent([v.numbers for v in self.variants])
+        self.bytes = extent([v.moved for v in self.variants])
+        self.exact = ", ".join(dict.fromkeys(v.exact for v in self.variants))
+        self.refusals, self.presets = refusals(cls), cls.presets
+
+    def overview(self) -> str:
+        link = f"[{self.name}](#{self.name.lower()})"
+        what = markdown(" ".join(self.text["summary"].split())).rstrip(".")
+        mark = r" \*" if self.refusals else ""
+        return row(link, what, self.state, self.bytes, self.exact + mark, ", ".join(self.presets) or "-")
+
+    def options(self) -> str:
+        """Defaults, what the presets have in their place, and what the docstring says; of the common options its own alone."""
+        said = [parameters(c) for c in self.cls.__mro__ if c is not Optimizer]
+        own = inspect.signature(self.cls.__init__).parameters
+        lines = table("option", "default", *(f"`{p}`" for p in self.presets), "")
+        for name, parameter in (inspect.signature(self.cls).parameters if self.variants else own).items():
+            cells = ["" if name not in preset else code(preset[name]) for preset in self.presets.values()]
+            told = next((one[name] for one in said if name in one), "")
+            if parameter.default is not parameter.empty and (name in own or told or any(cells)):
+                lines += row(f"`{name}`", code(parameter.default), *cells, markdown(told))
+        return lines
+
+    def section(self) -> str:
+        parts = [f"## {self.name}", markdown(self.text["summary"]), markdown(self.text["more"]), self.options()]
+        if self.variants:
+            lines = table("with", "states", "numbers", "bytes", "exact mode")
+            for variant, setting in self.variants.items():
+                chosen = ", ".join(f"`{k}={v!r}`" for k, v in setting.items()) or "the defaults"
+                lines += row(chosen, ", ".join(f"`{s}`" for s in variant.states) or "none", *variant[1:])
+            parts.append(lines)
+        if self.refusals:
+            parts.append(
+                'Refused with `sparse="exact"`:\n\n' + "\n".join(f"- {markdown(why)}" for why in self.refusals)
+            )
+        parts += ["**Notes, and where it differs**", markdown(self.text.get("Notes", ""))]
+        if "Examples" in self.text:
+            parts.append("```python\n" + self.text["Examples"] + "\n```")
+        return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+
+
+def common() -> str:
+    """What holds for every optimizer, from the base class."""
+    text = sections(Optimizer)
+    lines = table("option", "default", "")
+    defaults = inspect.signature(Optimizer.__init__).parameters
+    for name, said in parameters(Optimizer).items():
+        if name != "params":
+            lines += row(f"`{name}`", code(defaults[name].default), markdown(said))
+    return f"## Every optimizer\n\n{lines}\n{markdown(text['Notes'])}\n"
+
+
+def transforms() -> str:
+    """What `transforms` takes."""
+    lines = "## Transforms\n\nWhat the option `transforms` takes, from `fastopt.transforms`.\n"
+    for name in fastopt.transforms.__all__:
+        thing = getattr(fastopt.transforms, name)
+        text = sections(thing)
+        said = [f"`{n}`: {markdown(what)}" for n, what in parameters(thing).items() if what]
+        arguments = [p.replace(annotation=p.empty) for p in inspect.signature(thing).parameters.values()]
+        lines += f"\n### `{name}{inspect.Signature(arguments)}`\n\n"
+        lines += "\n\n".join([markdown(text["summary"]), *said, markdown(text.get("Notes", ""))]) + "\n"
+    return lines
+
+
+def page() -> str:
+    facts = [Facts(cls) for cls in classes()]
+    overview = table("optimizer", "", "state", "bytes", "exact mode", "presets") + "".join(f.overview() for f in facts)
+    return "\n".join([HEAD, overview, common(), *(f.section() for f in facts), transforms()])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from derivations import ORACLES, STEPPERS
+from derivations import ORACLES, STEPPERS, schedule_free_x
 from test_arguments import each_backend
 
 import fastopt
@@ -20,7 +20,7 @@ MATRICES = [(5, 3), (3, 6), (4, 4)]
 #: what torch alone checks (tests/oracles): plain enough, and the same rules are in no derivation
 BY_TORCH = {"sgd", "adadelta", "rmsprop", "adam", "adamw"}
 #: derived, and not in the library yet; their entries below are used from the day on which they are
-AWAITED = {"rowwiseadagrad", "sm3", "adafactor", "muon", "schedulefreesgd", "schedulefreeadamw"}
+AWAITED = {"rowwiseadagrad", "sm3", "adafactor", "muon"}
 
 #: (name, options of the library, those of the derivation where they are others, largest error in float64)
 TABLE: list[tuple[str, dict[str, Any], dict[str, Any] | None, float]] = [
@@ -113,8 +113,9 @@ TABLE: list[tuple[str, dict[str, Any], dict[str, Any] | None, float]] = [
 #: Options for which library and derivation mean different things: COCOB's lr is said above; Rprop's is what sizes start
 #: from; the derivation decays by YellowFin's tuned rate, the library by `lr`, its factor.
 APART = {("rprop", "lr"), ("cocob", "lr"), ("yellowfin", "decoupled_weight_decay")}
-#: One tuner sees all parameters of the derivation; without a gradient, it keeps that parameter's share of the mean.
-NEEDS_ALL_GRADIENTS = {"yellowfin"}
+#: YellowFin: the derivation keeps the share of a parameter without a gradient in the mean. Schedule-Free: its weights go on
+#: while a parameter has no gradient; in the library every parameter has its own.
+NEEDS_ALL_GRADIENTS = {"yellowfin", "schedulefreesgd", "schedulefreeadamw"}
 
 
 def offers(name: str) -> Any:
@@ -241,11 +242,6 @@ def test_the_average_of_asgd(backend):
 @each_backend
 @pytest.mark.parametrize("name", ["schedulefreesgd", "schedulefreeadamw"])
 def test_the_averages_of_schedule_free(name, backend):
-    if name not in fastopt.Optimizer.known:
-        assert name in AWAITED
-        return
-    from derivations import schedule_free_x
-
     params, grads = problem(name)
     want = schedule_free_x(name, params, grads, {"lr": 0.05})[-1]
     opt = fastopt.Optimizer.known[name](params, lr=0.05, backend=backend)

@@ -112,7 +112,7 @@ TABLE: list[tuple[str, dict[str, Any], dict[str, Any] | None, float]] = [
 ]
 #: Options for which library and derivation mean different things: COCOB's lr is said above; Rprop's is what sizes start
 #: from; the derivation decays by YellowFin's tuned rate, the library by `lr`, its factor.
-APART = {("rprop", "lr"), ("cocob", "lr"), ("yellowfin", "decoupled_weight_decay")}
+APART = {("rprop", "lr"), ("cocob", "lr")}
 #: YellowFin: the derivation keeps the share of a parameter without a gradient in the mean. Schedule-Free: its weights go on
 #: while a parameter has no gradient; in the library every parameter has its own.
 NEEDS_ALL_GRADIENTS = {"yellowfin", "schedulefreesgd", "schedulefreeadamw"}

@@ -62,10 +62,12 @@ class Swa(Mean):
     kernel = "average"
 
     def scalars(self, step: int) -> tuple[float, float] | None:
-        if step <= self.start or (step - self.start) % self.every:
-            return None
-        n = (step - self.start) // self.every
-        return (n - 1) / n, 1.0 / n
+        n, rest = divmod(step - self.start, self.every)
+        if (
+            n < 1
+        ):  # nothing to average yet: what is not touched in the first step that is averaged enters it as it stands
+            return 0.0, 1.0
+        return None if rest else ((n - 1) / n, 1.0 / n)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def clip_global_norm(max_norm: float) -> ClipGlobalNorm:
     -----
     The factor is PyTorch's, ``min(1, max_norm / (norm + 1e-6))`` (Pascanu, Mikolov and Bengio 2013), of all groups together,
     derived and summed in float64 in an order that depends on the data alone. Entries of a sparse gradient that repeat are
-    summed first. A norm that is NaN makes all gradients NaN; see `nonfinite`. Keras's has no 1e-6.
+    summed first. A norm that is NaN makes all gradients NaN; see `nonfinite`. Keras's has no 1e-6. A
+    norm beyond float64 (gradients above 1e154) is infinite, and the factor 0.
     """
     return ClipGlobalNorm(checks.number(0.0, closed_low=False)("max_norm", max_norm))
 
@@ -122,7 +125,7 @@ def swa(start: int = 0, every: int = 1) -> Swa:
     Parameters
     ----------
     start : int, default 0
-        So many steps pass before the average begins; the first that enters it replaces what was there.
+        So many steps pass before the average begins; until then it is a copy of the parameters.
     every : int, default 1
 
     Notes

@@ -1164,7 +1164,9 @@ class Optimizer(metaclass=Constructor):
         for q, g in enumerate(self.param_groups):
             text = ", ".join(f"{k}={v!r}" for k, v in g.options().items())
             lines.append(f"  group {q}: {len(g['params'])} parameters, {text}")
-        return "\n".join([*lines, f"  backend={self.backend!r}, sparse={self.sparse!r})"])
+        more = f", transforms={list(self.transforms)!r}" if self.transforms else ""
+        more += f", nonfinite={self.nonfinite!r}" if self.nonfinite != "propagate" else ""
+        return "\n".join([*lines, f"  backend={self.backend!r}, sparse={self.sparse!r}{more})"])
 
 
 ALIASES = {"momentum": ("sgd", {"momentum": 0.9}), "nag": ("sgd", {"momentum": 0.9, "nesterov": True})}

@@ -140,6 +140,8 @@ class NumpyPlan:
                 rows, values = None, host._convert_gradient(i, g)
                 if isinstance(values, Entries):
                     rows, values = unique_rows(f"gradient of {host._labels[i]}", values, self.params[i])
+                    order = np.argsort(rows)  # sums over all rows take them in ascending order
+                    rows, values = rows[order], values[order]
                 if layout(self.params[i]) != self._layouts[i]:
                     host._explain_parameter(i)
                 p, now = self.params[i], self.steps + 1

@@ -53,7 +53,7 @@ class Rprop(Optimizer):
     This is PyTorch's rule, the variant iRprop- (Igel and Huesken 2000): an element whose sign changes waits a step; the
     paper has it go back where it was. As in PyTorch there is no weight decay, and a product of gradients that
     underflows to 0 counts as no change. A NaN gradient makes the parameter NaN, where PyTorch lets it wait. Keras has
-    no Rprop. State: ``prev``, ``step_size``.
+    no Rprop. `reset_state` returns to the first rate of a schedule. State: ``prev``, ``step_size``.
     """
 
     options = {

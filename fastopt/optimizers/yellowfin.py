@@ -25,9 +25,9 @@ def measure(p: Array, g: Array, b: Array, a: Array, h: Array) -> Sequence[Array]
 
 
 def yellowfin(p: Array, g: Array, b: Array, a: Array, h: Array) -> None:
-    rate, keep = h
+    rate, keep, rest = h
     b[...] = keep * b + g
-    p[...] = p - rate * b
+    p[...] = rest * p - rate * b
 
 
 def root_of_momentum(ratio: float) -> float:
@@ -63,7 +63,7 @@ class YellowFin(Optimizer):
     curv_window_width : int, default 20
         Steps over which the extremes are taken.
     weight_decay : float, default 0
-        Coupled decay enters the measured gradient.
+        Coupled decay enters the measured gradient; decoupled decay goes by the tuned rate.
     **common
         Options of every optimizer: see `Optimizer`.
 
@@ -74,14 +74,14 @@ class YellowFin(Optimizer):
     authors' latest code differs: it starts from a rate and a momentum that the user gives, uses them unsmoothed, and
     clips gradients. One tuner serves a group, over its parameters that have a gradient; with a `SparseGrad` over the
     rows that it lists. There is no exact sparse mode, since the tuner sees all rows. PyTorch and Keras have no
-    YellowFin. State: ``momentum_buffer``, ``grad_avg``; each group remembers what it has measured.
+    YellowFin. The authors' epsilon of 1e-6 stands beside what is divided by and under the variance, so that problems with
+    gradients far below 1e-3 are tuned otherwise: scale the loss. State: ``momentum_buffer``, ``grad_avg``; each group remembers what it has measured.
     """
 
     options = {"beta": checks.fraction, "curv_window_width": checks.integer(1, 10**6)}
     rules = (
         Rule("yellowfin", ("momentum_buffer", "grad_avg"), yellowfin, measure=Measure("yellowfin", measure), moved=8),
     )
-    presets = {"paper": {}}
     memory = {
         "steps": 0,
         "window": (),
@@ -111,6 +111,10 @@ class YellowFin(Optimizer):
     def rule(o: Mapping[str, Any]) -> str:
         return "yellowfin"
 
+    @classmethod
+    def decay_by_blocks(cls, o: Mapping[str, Any]) -> tuple[bool, bool]:
+        return super().decay_by_blocks(o)[0], False
+
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         return o["beta"], 1.0 - o["beta"], o["lr"]
@@ -123,7 +127,7 @@ class YellowFin(Optimizer):
         debias = 1.0 - float(powers(beta, np.array([t]))[0])
         squares, mean_squares = left_to_right(sums[:, 0]), left_to_right(sums[:, 1])
         if not math.isfinite(squares):  # the gradients' infinities and NaN go on to the parameters, not to the tuner
-            return np.array([math.nan, memory["momentum"]])
+            return np.array([math.nan, memory["momentum"], 1.0])
 
         def mean(name: str, value: float) -> float:
             memory[name] = beta * memory[name] + (1.0 - beta) * value
@@ -140,4 +144,6 @@ class YellowFin(Optimizer):
         range_root = math.sqrt(most / least)
         momentum = max(x * x, ((range_root - 1.0) / (range_root + 1.0)) ** 2)
         rate = (1.0 - math.sqrt(momentum)) ** 2 / least * min(1.0, t / (10 * width))
-        return np.array([mean("rate", rate) * float(h[0, 2]), mean("momentum", momentum)])
+        rate = mean("rate", rate) * float(h[0, 2])
+        decay = o["weight_decay"] if o["decoupled_weight_decay"] else 0.0
+        return np.array([rate, mean("momentum", momentum), 1.0 - rate * decay])

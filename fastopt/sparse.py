@@ -299,7 +299,7 @@ def as_rows(what: str, ids: Array, p: Array) -> Array:
 
 
 def unique_rows(name: str, e: Entries, p: Array) -> tuple[Array, Array]:
-    """The rows that `e` touches, each once and in ascending order, and their gradients: what the compiled step does, in NumPy."""
+    """The rows that `e` touches, each once, and their gradients: what the compiled step does, in NumPy."""
     rows = e.rows.astype(np.int64)  # a copy, for the same reason as in `private`
     check_rows(f"{name}.indices", rows, p)
     if e.duplicates != "sum":
@@ -315,9 +315,9 @@ def unique_rows(name: str, e: Entries, p: Array) -> tuple[Array, Array]:
         values = e.values if e.bags is None else e.values[e.bags]
         if e.scales is not None:
             values = values * e.scales.reshape(-1, *[1] * (p.ndim - 1))
-        total = values[first]
         if len(unique) == len(rows):
-            return unique, total
+            return rows, values
+        total = values[first]
         np.add.at(total, place[later], values[later])  # one after the other, in input order
     return unique, total
 

@@ -309,7 +309,7 @@ SPANS: dict[str, list[dict[str, Any]]] = {
     "Rprop": [{"lr": 0.05}, {"lr": 0.3, "etas": (0.3, 1.6), "step_sizes": (1e-2, 0.5)}],
 }
 #: Spans for options that torch lacks.
-NOT_TORCH = {"adamax_outside"}
+NOT_TORCH = {"adagrad_first_power", "adagrad_power", "adamax_outside"}
 every_span = pytest.mark.parametrize(
     ("name", "kwargs"),
     [pytest.param(n, o, id=f"{n}{''.join(f'-{k}={v}' for k, v in o.items())}") for n in DENSE for o in SPANS[n]],

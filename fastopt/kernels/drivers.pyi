@@ -36,7 +36,7 @@ class Plan:
         shrink: bool,
         table: Mapping[str, Mapping[str, int]],
         law: tuple[str, int, int, bool] | None,
-        measure: tuple[str, bool] | None = None,
+        measure: str | None = None,
     ) -> None: ...
     def set_transforms(self, table: Mapping[str, Mapping[str, int]], look: bool, means: Sequence[str]) -> None: ...
     def set_param(

@@ -190,7 +190,6 @@ cdef struct Group:
     span_t span[2]                      # float32, float64
     Law law[2]
     measure_t measure[2]
-    bint recalls                        # its scalars hang on what the host remembers
     bint negate, couple, shrink
     bint exact                          # rows that are not touched are caught up later
     bint moves                          # and there is something to catch up
@@ -302,8 +301,8 @@ cdef class Plan:
         """What the options of group q decide; `table` has the addresses of the chosen build, by dtype.
 
         `law`: None, or for exact sparse mode (name of the catch-up, number of decays, number of series terms or -1 for
-        all that the build has, whether an untouched row changes at all). `measure`: None, or (name of the sums that the rule
-        needs, whether its scalars hang on what the host remembers).
+        all that the build has, whether an untouched row changes at all). `measure`: the name of the sums that the rule
+        needs, if any.
         """
         cdef Group *r = &self.group[q]
         cdef Law *w
@@ -321,7 +320,7 @@ cdef class Plan:
             self.ops[d][2] = <block_t><void *>at
             at = addresses["block_scale"]
             self.ops[d][3] = <block_t><void *>at
-            at = 0 if measure is None else addresses[f"measure_{measure[0]}"]
+            at = 0 if measure is None else addresses[f"measure_{measure}"]
             r.measure[d] = <measure_t><void *>at
             if law is not None:
                 name, decays, series, _ = law
@@ -338,7 +337,6 @@ cdef class Plan:
                 w.n_scalars = addresses.get(f"catch_{name}_count", 3 + w.n_decays + 2 * w.n_series)
         r.exact = law is not None
         r.moves = law is not None and law[3]
-        r.recalls = measure is not None and measure[1]
         r.n_states, r.negate, r.couple, r.shrink = n_states, negate, couple, shrink
         self.measures = False
         for d in range(self.n_groups):
@@ -793,12 +791,11 @@ cdef class Plan:
                 if where:
                     groups.append((q, where))
         for q, where in groups:
-            if self.group[q].recalls:
-                self.take_rows_of_scalars(where, self.host._derive(q, where, None, now))
+            self.take_rows_of_scalars(where, self.host._recall(q, where, now))
         totals = self.survey(False, threads)
         for q, where in groups:
             sums = [[totals[i * MEASURES + j] for j in range(MEASURES)] for i in where]
-            self.take_rows_of_scalars(where, self.host._derive(q, where, sums, now))
+            self.take_rows_of_scalars(where, self.host._derive(q, where, sums))
         return 0
 
     cdef int take_rows_of_scalars(self, list where, list rows) except -1:

@@ -300,6 +300,9 @@ class Optimizer(metaclass=Constructor):
         self.transforms = transforming.check(transforms)
         self._means = transforming.means(self.transforms)
         self._tuned: list[dict[str, Any]] = []
+        self._wide: dict[
+            int, Array
+        ] = {}  # scalars of the step under way, in float64, of groups whose rule has a measure
         if self.sparse == "exact" and self._means:
             raise UnsupportedError(
                 f"sparse='exact' has no {self._means[0].state}: an average of rows that are caught up later is no one's; "
@@ -636,7 +639,7 @@ class Optimizer(metaclass=Constructor):
                 *self.decay_by_blocks(group),
                 kernels.table,
                 self._law(rule.catch, group.get("weight_decay", 0.0) != 0),
-                (rule.measure.name, bool(self.memory)) if rule.measure else None,
+                rule.measure.name if rule.measure else None,
             )
         looks = self.nonfinite != "propagate" or bool(transforming.clips(self.transforms))
         plan.set_transforms(kernels.table, looks, [m.kernel for m in self._means])
@@ -720,35 +723,32 @@ class Optimizer(metaclass=Constructor):
         wide = np.array([(0.0, 0.0) if h is None else h for h in found])
         return wide.astype(np.float32), wide, [h is not None for h in found]
 
-    def _derive(
-        self, group: int, where: Sequence[int], sums: Sequence[Sequence[float]] | None, now: int
-    ) -> list[Array]:
-        """The scalars of parameters `where` of a group whose rule has a measure: the span's for what was measured, or, where
-        nothing was yet, the measure's."""
-        o, memory, counters, borns = (
-            self.param_groups[group],
-            self._tuned[group],
-            self._plan.counters(),
-            self._plan.borns(),
-        )
-        tables_of: dict[tuple[int, int], Array] = {}
-        wide = np.empty((len(where), 0))
-        for k, i in enumerate(where):
+    def _recall(self, group: int, where: Sequence[int], now: int) -> list[Array]:
+        """The scalars by which parameters `where` of a group are measured in step `now`. All that can fail about a step of a
+        rule with a measure fails here, before anything is written."""
+        o, counters, borns = self.param_groups[group], self._plan.counters(), self._plan.borns()
+        rows: dict[tuple[int, int], Array] = {}
+        for i in where:
             key = counters[i] + 1, borns[i]
-            if key not in tables_of:
+            if key not in rows:
                 t = np.array([key[0]])
-                tables_of[key] = tables.scalar_table(type(self), o, t, self._params[i].dtype, key[1], now - 1)[1][0]
-            if not k:
-                wide = np.empty((len(where), len(tables_of[key])))
-            wide[k] = tables_of[key]
-        blocks, own = wide[:, : tables.SPAN], wide[:, tables.SPAN :]
-        full = {**o, "tiny": float(np.finfo(self._params[where[0]].dtype).tiny)}
+                rows[key] = tables.scalar_table(type(self), o, t, self._params[i].dtype, key[1], now - 1)[1][0]
+        self._wide = {**self._wide, group: np.array([rows[counters[i] + 1, borns[i]] for i in where])}
+        return self._scalars_of(group, where, self.recall(self._wide[group][:, tables.SPAN :], o, self._tuned[group]))
+
+    def _derive(self, group: int, where: Sequence[int], sums: Sequence[Sequence[float]]) -> list[Array]:
+        """The scalars of the span for what was measured."""
+        o = {**self.param_groups[group], "tiny": float(np.finfo(self._params[where[0]].dtype).tiny)}
+        shapes, own = [self._params[i].shape for i in where], self._wide[group][:, tables.SPAN :]
         with np.errstate(all="ignore"):
-            if sums is None:
-                made = self.recall(own, full, memory)
-            else:
-                made = self.derive(np.array(sums), own, [self._params[i].shape for i in where], full, memory)
-            whole = np.concatenate([blocks, np.broadcast_to(made, (len(where), made.shape[-1]))], axis=1)
+            made = self.derive(np.array(sums), own, shapes, o, self._tuned[group])
+        return self._scalars_of(group, where, made)
+
+    def _scalars_of(self, group: int, where: Sequence[int], own: Array) -> list[Array]:
+        """Rows for the kernels: the block operations' scalars, then `own`, a row each or one for all."""
+        blocks = self._wide[group][:, : tables.SPAN]
+        whole = np.concatenate([blocks, np.broadcast_to(own, (len(where), own.shape[-1]))], axis=1)
+        with np.errstate(all="ignore"):
             return [row.astype(self._params[i].dtype) for i, row in zip(where, whole, strict=True)]
 
     def _explain_busy(self) -> None:
@@ -1070,7 +1070,11 @@ class Optimizer(metaclass=Constructor):
             raise StateError(
                 f"group {q} of the state dict must have a 'memory' with {sorted(self.memory)}, got {given!r:.80}"
             )
-        number, found = checks.number(), {}
+
+        def number(what: str, value: Any) -> float:  # infinities and NaN, too, can be remembered
+            return value if isinstance(value, float) else float(checks.number()(what, value))
+
+        found: dict[str, Any] = {}
         for name, start in self.memory.items():
             what, value = f"{name!r} in the 'memory' of group {q}", given[name]
             if not isinstance(start, tuple):

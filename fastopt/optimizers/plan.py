@@ -79,7 +79,7 @@ class NumpyPlan:
         shrink: bool,
         table: Mapping[str, Any],
         law: Any,
-        measure: Any = None,
+        measure: str | None = None,
     ) -> None:
         rule = next(r for r in self.host.rules if r.span == span)
         self._groups[q] = {"rule": rule, "negate": negate, "couple": couple, "shrink": shrink}
@@ -200,11 +200,8 @@ class NumpyPlan:
         if self.host.sparse == "exact":
             for job in work:
                 self._fill_up(job)
-        for q, group in enumerate(self._groups):
-            jobs = [job for job in work if self._group_of[job.i] == q]
-            if jobs and group["rule"].measure is not None:
-                self._measure(group, q, jobs, now)
         averages = self._turns(now)
+        self._measure(work, now)
         for job in work:
             self._update(job, averages)
 
@@ -237,20 +234,27 @@ class NumpyPlan:
             turn.how(parts[n + turn.k], p, turn.h[p.itemsize])
         job.put_back(arrays, parts)
 
-    def _measure(self, group: Mapping[str, Any], q: int, jobs: Sequence[Job], now: int) -> None:
-        """The scalars of a rule that hang on sums over its parameters."""
-        where, sums = [job.i for job in jobs], []
-        if self.host.memory:
-            for job, h in zip(jobs, self.host._derive(q, where, None, now), strict=True):
+    def _measure(self, work: Sequence[Job], now: int) -> None:
+        """The scalars of rules that hang on sums over their parameters."""
+        jobs_of = {
+            q: [job for job in work if self._group_of[job.i] == q]
+            for q, g in enumerate(self._groups)
+            if g["rule"].measure
+        }
+        jobs_of = {q: jobs for q, jobs in jobs_of.items() if jobs}
+        for q, jobs in jobs_of.items():
+            for job, h in zip(jobs, self.host._recall(q, [job.i for job in jobs], now), strict=True):
                 job.h = h
-        for job in jobs:
-            arrays = [self.params[job.i], *self.host._state[job.i].values()][: 1 + len(group["rule"].states)]
-            parts = job.parts(arrays)
-            terms = group["rule"].measure.reference(parts[0], on_its_way(group, parts[0], job), *parts[1:], job.h[2:])
-            sums.append([total(x) for x in terms])
-            job.put_back(arrays, parts)
-        for job, h in zip(jobs, self.host._derive(q, where, sums, now), strict=True):
-            job.h = h
+        for q, jobs in jobs_of.items():
+            group, sums = self._groups[q], []
+            for job in jobs:
+                arrays = [self.params[job.i], *self.host._state[job.i].values()][: 1 + len(group["rule"].states)]
+                parts = job.parts(arrays)
+                g = on_its_way(group, parts[0], job)
+                sums.append([total(x) for x in group["rule"].measure.reference(parts[0], g, *parts[1:], job.h[2:])])
+                job.put_back(arrays, parts)
+            for job, h in zip(jobs, self.host._derive(q, [job.i for job in jobs], sums), strict=True):
+                job.h = h
 
 
 def on_its_way(group: Mapping[str, Any], p: Array, job: Job) -> Array:

@@ -135,14 +135,14 @@ class YellowFin(Optimizer):
 
         window = (*memory["window"], squares)[-width:]
         memory.update(steps=t, window=window)
-        most = math.exp(mean("log_most", math.log(max(window) + TINY)))
-        least = math.exp(mean("log_least", math.log(min(window) + TINY)))
+        most = math.exp(min(mean("log_most", math.log(max(window) + TINY)), 709.0))
+        least = math.exp(min(mean("log_least", math.log(min(window) + TINY)), 709.0))
         square = mean("squares", squares)
-        variance = max(square - mean_squares / debias**2, TINY)
+        variance = max(square - mean_squares / debias / debias, TINY)
         distance = mean("distance", mean("norms", math.sqrt(squares)) / (square + TINY))
-        x = root_of_momentum(distance**2 * least**2 / (2.0 * variance))
+        x = root_of_momentum((distance * least) * (distance * least) / (2.0 * variance))
         range_root = math.sqrt(most / least)
-        momentum = max(x * x, ((range_root - 1.0) / (range_root + 1.0)) ** 2)
+        momentum = max(x * x, ((range_root - 1.0) / (range_root + 1.0)) ** 2)  # at most 1
         rate = (1.0 - math.sqrt(momentum)) ** 2 / least * min(1.0, t / (10 * width))
         rate = mean("rate", rate) * float(h[0, 2])
         decay = o["weight_decay"] if o["decoupled_weight_decay"] else 0.0

@@ -23,8 +23,22 @@ Array = np.ndarray
 WHOLE = {name: cls for name, cls in fastopt.Optimizer.known.items() if cls.plan is not None}
 each_whole = pytest.mark.parametrize("name", WHOLE)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-#: tiles of 64 rows and 1024 columns: below, at and above one, several in both directions, several matrices
-TILED = [(1, 1), (63, 5), (64, 16), (65, 17), (1, 3000), (300, 3), (130, 1030), (2, 70, 1025), (3, 2, 66, 5)]
+#: tiles of 64 rows and 1024 columns: below, at and above one, several in both directions, several matrices; rows of up to 128
+#: elements, of which SM3 takes many at once, and of more
+TILED = [
+    (1, 1),
+    (63, 5),
+    (64, 16),
+    (65, 17),
+    (130, 100),
+    (70, 128),
+    (70, 129),
+    (1, 3000),
+    (300, 3),
+    (130, 1030),
+    (2, 70, 1025),
+    (3, 2, 66, 5),
+]
 
 
 def shapes_for(name: str) -> list[tuple[int, ...]]:

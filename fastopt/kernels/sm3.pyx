@@ -32,9 +32,15 @@ cdef inline void sm3_momentum_row(Py_ssize_t n, rw p, ro g, ro column, rw larges
         moment[i] = v
 
 
+cdef inline void raise_by_column(Py_ssize_t n, Py_ssize_t columns, rw largest, ro moment) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        largest[i] = larger(largest[i], moment[i * columns])
+
+
 cdef inline void sm3_tiles(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h,
                            const bint momentum) noexcept nogil:
-    cdef Py_ssize_t rows = sizes[0], columns = sizes[1], along = blocks_of(columns, SUMMED), item, b, s, n, r, at
+    cdef Py_ssize_t rows = sizes[0], columns = sizes[1], along = blocks_of(columns, SUMMED), item, b, s, n, r, at, stop, k, c
     cdef real *p = <real *>arrays[0]
     cdef real *g = <real *>arrays[1]
     cdef real *row = <real *>arrays[2]
@@ -43,18 +49,27 @@ cdef inline void sm3_tiles(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *s
     cdef real *column_largest = <real *>arrays[5]
     cdef real *m = <real *>arrays[6]
     cdef real moment[SUMMED]
+    cdef Py_ssize_t strip = SUMMED // at_most(columns, SUMMED)      # rows for whose moments there is room
     for item in range(begin, end):
         b, s = item // along, item % along
         n = at_most(columns - s * SUMMED, SUMMED)
         memset(column_largest + b * columns + s * SUMMED, 0, n * sizeof(real))
-        for r in range(b * STACKED, at_most((b + 1) * STACKED, rows)):
+        stop = at_most((b + 1) * STACKED, rows)
+        for r in range(b * STACKED, stop):
             at = r * columns + s * SUMMED
+            k = (r - b * STACKED) % strip
             if momentum:
-                sm3_momentum_row(n, p + at, g + at, column + s * SUMMED, column_largest + b * columns + s * SUMMED, moment,
-                                 m + at, row[r], h)
+                sm3_momentum_row(n, p + at, g + at, column + s * SUMMED, column_largest + b * columns + s * SUMMED,
+                                 moment + k * n, m + at, row[r], h)
             else:
-                sm3_row(n, p + at, g + at, column + s * SUMMED, column_largest + b * columns + s * SUMMED, moment, row[r], h)
-            row_largest[s * rows + r] = largest_of(n, moment)
+                sm3_row(n, p + at, g + at, column + s * SUMMED, column_largest + b * columns + s * SUMMED, moment + k * n,
+                        row[r], h)
+            if strip < 8:
+                row_largest[s * rows + r] = largest_of(n, moment + k * n)
+            elif k == strip - 1 or r == stop - 1:                   # short rows: many at once, column by column
+                memset(row_largest + r - k, 0, (k + 1) * sizeof(real))
+                for c in range(columns):
+                    raise_by_column(k + 1, columns, row_largest + r - k, moment + c)
 
 
 cdef void sm3(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h) noexcept nogil:

@@ -44,6 +44,18 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"amsgrad": True, "eps_form": "hat", "weight_decay": 0.1, "decoupled_weight_decay": True},
     ],
     "adamw": [{}, {"amsgrad": True, "maximize": True, "eps_form": "hat"}],
+    "rowwiseadagrad": [{}, {"initial_accumulator_value": 0.5, "eps": 0.0}],
+    "sm3": [{}, {"momentum": 0.9}, {"eps": 0.0}],
+    "adafactor": [
+        {},
+        {"beta2_decay": -0.5, "d": 2.0, "eps": (0.0, 0.0)},
+        {"eps_form": "inside", "eps": (1e-30, 1e-3)},
+    ],
+    "muon": [
+        {},
+        {"nesterov": False, "momentum": 0.0, "eps": 0.0, "weight_decay": 0.0},
+        {"adjust_lr_fn": "match_rms_adamw", "ns_steps": 3, "ns_coefficients": (1.5, -0.5, 0.0)},
+    ],
     "rprop": [{}, {"lr": 0.3, "etas": (0.3, 1.5), "step_sizes": (1e-3, 2.0)}],
     "asgd": [{}, {"lr": 0.1, "lambd": 0.3, "t0": 2, "alpha": 0.6}, {"lambd": 0.0, "t0": 0}],
     "lion": [{}, {"betas": (0.6, 0.8), "lr": 0.03}],
@@ -84,6 +96,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "schedulefreesgd": [{}, {"momentum": 0.5, "warmup_steps": 7, "r": 0.7, "weight_lr_power": 1.5}],
     "schedulefreeadamw": [{}, {"betas": (0.5, 0.9), "eps": 0.0, "warmup_steps": 7, "r": 0.7, "weight_lr_power": 0.0}],
 }
+#: Those that take matrices alone; tests/test_whole.py has them.
+MATRICES = {"muon"}
 #: What the block operations add. They know nothing of the rules, so each is tried with some setting of each optimizer.
 BLOCKS: list[dict[str, Any]] = [
     {"weight_decay": 0.05},
@@ -100,10 +114,13 @@ def decay(cls: type, amount: float) -> dict[str, float]:
     return {"weight_decay": amount} if "weight_decay" in inspect.signature(cls).parameters else {}
 
 
-def cases(blocks: bool = True) -> list[tuple[str, dict[str, Any]]]:
-    """Every optimizer with every setting, and with every block operation that it offers."""
+def cases(blocks: bool = True, whole: bool = True) -> list[tuple[str, dict[str, Any]]]:
+    """Every optimizer of parameters of any shape with every setting, and with every block operation that it offers; `whole`:
+    also those whose step looks at whole rows or matrices."""
     found: list[tuple[str, dict[str, Any]]] = []
     for name, settings in SETTINGS.items():
+        if name in MATRICES or not (whole or fastopt.Optimizer.known[name].plan is None):
+            continue
         offers = inspect.signature(fastopt.Optimizer.known[name]).parameters
         tried = list(settings)
         for k, block in enumerate(BLOCKS if blocks else []):

@@ -238,10 +238,10 @@ import hashlib, numpy as np, fastopt
 digest = hashlib.sha256()
 for name, cls in sorted(fastopt.Optimizer.known.items()):
     for dtype in (np.float32, np.float64):
-        p = (np.arange(40) / 32).astype(dtype)
+        p = (np.arange(40) / 32).astype(dtype).reshape(8, 5)
         opt = cls(p)
         for t in range(300):
-            opt.step((np.arange(40) - 20).astype(dtype) / 64)
+            opt.step((np.arange(40) - 20).astype(dtype).reshape(8, 5) / 64)
         digest.update(p.tobytes())
 print(digest.hexdigest())
 """

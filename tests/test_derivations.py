@@ -19,8 +19,6 @@ MATRICES = [(5, 3), (3, 6), (4, 4)]
 
 #: what torch alone checks (tests/oracles): plain enough, and the same rules are in no derivation
 BY_TORCH = {"sgd", "adadelta", "rmsprop", "adam", "adamw"}
-#: derived, and not in the library yet; their entries below are used from the day on which they are
-AWAITED = {"rowwiseadagrad", "sm3", "adafactor", "muon"}
 
 #: (name, options of the library, those of the derivation where they are others, largest error in float64)
 TABLE: list[tuple[str, dict[str, Any], dict[str, Any] | None, float]] = [
@@ -288,7 +286,7 @@ def test_every_optimizer_is_in_the_table():
     missing = known - listed - BY_TORCH
     assert not missing, f"tests/test_derivations.py has no entry for {', '.join(sorted(missing))}"
     assert not BY_TORCH & listed
-    assert listed - known <= AWAITED, f"gone from the library: {', '.join(sorted(listed - known - AWAITED))}"
+    assert listed <= known, f"gone from the library: {', '.join(sorted(listed - known))}"
     unused = {
         (name, option) for name, options, *_ in TABLE if name in known for option in set(options) - set(offers(name))
     }

@@ -427,7 +427,8 @@ def test_state_of_another_optimizer_is_refused():
         opt = cls(np.ones(5))
         opt.step(np.ones(5))
         for other in OPTIMIZERS:
-            if {cls, other} <= {fastopt.Adam, fastopt.AdamW} or cls is other:
+            of_vectors_the_same = {fastopt.Adagrad, fastopt.RowwiseAdagrad}
+            if {cls, other} <= {fastopt.Adam, fastopt.AdamW} or {cls, other} <= of_vectors_the_same or cls is other:
                 continue
             target = other(np.ones(5))
             with refused(FastoptError, opt=target):
@@ -931,6 +932,9 @@ EDITS: dict[str, list[dict[str, Any]]] = {
     "lion": [{"betas": (0.5, 0.75)}, {"betas": (0.0, 0.0)}],
     "signum": [{"momentum": 0.5}, {"momentum": 0.0}],
     "adan": [{"no_prox": True}, {"betas": (0.5, 0.25, 0.75)}, {"eps": 0.0}, {"no_prox": False}],
+    "rowwiseadagrad": [{"eps": 0.0}, {"eps": 1e-3}],
+    "sm3": [{"momentum": 0.9}, {"eps": 1e-3}, {"momentum": 0.0}, {"momentum": 0.5}],
+    "adafactor": [{"eps_form": "inside", "eps": (1e-30, 1e-2)}, {"d": 2.0, "beta2_decay": -0.5}],
 }
 
 
@@ -986,6 +990,9 @@ SPACE: dict[str, dict[str, list[Any]]] = {
     "lion": {"betas": [(0.9, 0.99), (0.0, 0.0), (0.5, 0.9)]},
     "signum": {"momentum": [0.0, 0.9]},
     "adan": {"betas": [(0.98, 0.92, 0.99), (0.0, 0.5, 0.0)], "no_prox": [False, True], "eps": [0.0, 1e-8]},
+    "rowwiseadagrad": {"eps": [0.0, 1e-8]},
+    "sm3": {"momentum": [0.0, 0.9], "eps": [0.0, 1e-8]},
+    "adafactor": {"eps": [(None, 1e-3), (0.0, 0.0)], "eps_form": ["outside", "inside"], "beta2_decay": [0.0, -0.8]},
 }
 ANY: dict[str, list[Any]] = {
     "lr": [0.0, 1e-3, 1.0],

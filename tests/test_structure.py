@@ -20,6 +20,7 @@ from settings import SETTINGS
 
 import fastopt
 from fastopt import kernels
+from fastopt.optimizers.whole import SHARED
 
 PACKAGE = Path(fastopt.__file__).parent
 ROOT = PACKAGE.parent  # the repository, where the package is installed from it as editable
@@ -139,8 +140,8 @@ def test_openmp_lives_in_the_drivers_alone():
 # ------------------------------------------------------------------------------------------------------- optimizers
 
 #: "normalized" learns from samples: no Optimizer, which steps by gradients, and no span.
-RESERVED = {"__init__", "base", "normalized", "plan", "powers", "table", "tables"}
-HELPERS = {"drivers", "blocks", "catch", "normalized", "scores"}
+RESERVED = {"__init__", "base", "normalized", "plan", "powers", "table", "tables", "whole"}
+HELPERS = {"drivers", "blocks", "catch", "normalized", "passes", "scores"}
 
 
 def optimizer_files() -> list[str]:
@@ -222,8 +223,13 @@ def test_every_catch_up_has_both_entries_and_every_entry_its_rule(isa, dtype):
 
 
 def rules() -> dict[str, str]:
-    """Every span that an optimizer names, and the file that does."""
-    return {rule.span: file for file, rule in every_rule()}
+    """Every span or pass that an optimizer names, and the file that does."""
+    found = {}
+    for stem in optimizer_files():
+        for cls in optimizers_in(stem):
+            names = [rule.span for rule in cls.rules] if cls.plan is None else [one.name for one in cls.passes]
+            found.update(dict.fromkeys(names, f"fastopt/optimizers/{stem}.py"))
+    return {**found, **{one.name: "fastopt/optimizers/whole.py" for one in SHARED}}
 
 
 def measures() -> dict[str, str]:

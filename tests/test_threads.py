@@ -740,6 +740,8 @@ def test_the_callers_environment_is_its_own_and_results_ignore_it(how, size, flo
             ("adagrad", {"lr_decay": 0.1}),
             ("rmsprop", {"centered": True}),
             ("adadelta", {}),
+            ("adafactor", {}),
+            ("sm3", {"momentum": 0.9}),
         ]:
             p = start.copy()
             opt = fastopt.Optimizer.known[name](p, **options, n_threads=2)

@@ -928,7 +928,7 @@ def test_schedules_and_averages_outlive_a_reset(cls, backend, rng):
 
 
 @each_backend
-@pytest.mark.parametrize("name", [n for n in SETTINGS if n not in ("lamb", "lars", "prodigy", "yellowfin")])
+@pytest.mark.parametrize("name", [n for n in SETTINGS if fastopt.Optimizer.known[n].rules[0].catch])
 def test_reset_in_exact_mode(name, backend, rng):
     """Rows are brought up to date first, with the state that they had."""
     cls = fastopt.Optimizer.known[name]

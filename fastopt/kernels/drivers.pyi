@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..checks import Array
@@ -106,3 +106,13 @@ def online(
 ) -> None: ...
 def repeated_indices(indptr: Array, indices: Array, n_rows: int, n_features: int, seen: Array) -> int: ...
 def sum_repeated(indptr: Array, indices: Array, data: Array, n_rows: int, place: Array) -> None: ...
+def sweep(
+    address: int,
+    items: int,
+    effort: int,
+    sizes: tuple[int, ...],
+    arrays: tuple[Array, ...],
+    h: Array | None,
+    n_threads: int,
+) -> None: ...
+def in_default_state(call: Callable[[], Any]) -> Any: ...

@@ -934,3 +934,64 @@ cdef class Plan:
 
     cdef Py_ssize_t effort_of_reading(self, Py_ssize_t i) noexcept:
         return self.groups[i].n * (self.work[i].width + ROW_COST // 4)
+
+# ---------------------------------------------------------------------------------- passes over whole rows and matrices
+
+ctypedef void (*pass_t)(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays,
+                        const void *h) noexcept nogil
+
+cdef struct Pass:
+    pass_t work
+    Py_ssize_t items
+    Py_ssize_t sizes[4]
+    void *arrays[8]
+    const void *h
+
+
+cdef void pass_share(void *what, int k, int threads) noexcept nogil:
+    cdef Pass *q = <Pass *>what
+    cdef Py_ssize_t at = q.items * k // threads, end = q.items * (k + 1) // threads, stop
+    cdef fo_fpenv saved = fo_fp_enter()
+    while at < end:
+        stop = min(at + forced_chunk, end) if forced_chunk else end
+        q.work(at, stop, q.sizes, q.arrays, q.h)
+        at = stop
+    fo_fp_leave(saved)
+
+
+def sweep(size_t address, Py_ssize_t items, Py_ssize_t effort, tuple sizes, tuple arrays, h, int n_threads):
+    """Run a pass of the kernels over `items` items, which together cost as much as `effort` elements of a dense step.
+
+    What the items, `sizes` (at most 4), `arrays` (at most 8, contiguous) and `h` are, the pass says; the caller has made sure
+    that they fit.
+    """
+    cdef Pass q
+    cdef View view
+    cdef int k, threads
+    q.work, q.items, q.h = <pass_t><void *>address, items, NULL
+    if len(sizes) > 4 or len(arrays) > 8:
+        raise ValueError("a pass has at most 4 sizes and 8 arrays")
+    for k in range(<int>len(sizes)):
+        q.sizes[k] = sizes[k]
+    for k in range(<int>len(arrays) + (h is not None)):
+        PyObject_GetBuffer(arrays[k] if k < len(arrays) else h, &view, PyBUF_STRIDES)
+        if k < len(arrays):
+            q.arrays[k] = view.buf
+        else:
+            q.h = view.buf
+        PyBuffer_Release(&view)             # the caller holds the arrays
+    threads = team(effort, n_threads)
+    if effort < HOLD_GIL and threads == 1:
+        together(pass_share, &q, 1)
+    else:
+        with nogil:
+            together(pass_share, &q, threads)
+
+
+def in_default_state(call):
+    """The result of `call()`, made with the floating-point state that the kernels have."""
+    cdef fo_fpenv saved = fo_fp_enter()
+    try:
+        return call()
+    finally:
+        fo_fp_leave(saved)

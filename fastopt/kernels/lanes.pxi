@@ -1,8 +1,11 @@
-# Sums whose order is fixed by the data alone: blocks of 1024 elements, in a block 16 lanes in double, of which lane j takes
-# the elements j mod 16, lanes folded 8, 4, 2, 1, blocks added left to right.
+# Sums whose order is fixed by the data alone: blocks of SUMMED elements, in a block 16 lanes in double, of which lane j takes
+# the elements j mod 16, lanes folded 8, 4, 2, 1, blocks added left to right. Down columns: blocks of STACKED rows from top to
+# bottom, blocks added the same way.
 
 cdef enum:
     LANES = 16
+    SUMMED = 1024
+    STACKED = 64
 
 
 cdef inline double fold(double *lane) noexcept nogil:

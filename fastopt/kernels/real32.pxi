@@ -4,6 +4,8 @@ ctypedef float real
 cdef extern from "fo_real.h" nogil:
     ctypedef float *rw "fo_rw32"
     ctypedef const float *ro "fo_ro32"
+    ctypedef double *rwd "fo_rw64"
+    ctypedef const double *rod "fo_ro64"
     real sqrt "fo_sqrt32"(real x)
     real fabs "fo_abs32"(real x)
     double sqrt64 "fo_sqrt64"(double x)

@@ -4,6 +4,8 @@ ctypedef double real
 cdef extern from "fo_real.h" nogil:
     ctypedef double *rw "fo_rw64"
     ctypedef const double *ro "fo_ro64"
+    ctypedef double *rwd "fo_rw64"
+    ctypedef const double *rod "fo_ro64"
     real sqrt "fo_sqrt64"(real x)
     real fabs "fo_abs64"(real x)
     double sqrt64 "fo_sqrt64"(double x)

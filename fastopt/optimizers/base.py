@@ -251,6 +251,11 @@ class Optimizer(metaclass=Constructor):
     #: states that do not exist before the first step that uses them (torch's momentum buffer)
     born_late: ClassVar[frozenset[str]] = frozenset()
 
+    #: what makes the step, where it is not the plan of the kernels with its spans or that of their references
+    plan: ClassVar[Any] = None
+    #: the passes of the kernels that the rules of a `WholePlan` run, beside those that all share
+    passes: ClassVar[tuple[Any, ...]] = ()
+
     #: the memory of a `Table`, which then owns parameter and states
     _storage: Any = None
 
@@ -398,6 +403,20 @@ class Optimizer(metaclass=Constructor):
         return 0.0
 
     @classmethod
+    def state_shapes(cls, shape: tuple[int, ...], o: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """The states of a parameter of this shape, by name, and their shapes."""
+        return dict.fromkeys(cls.rule_of(o).states, shape)
+
+    @classmethod
+    def along_rows(cls, state: str, shape: tuple[int, ...]) -> bool:
+        """Whether the first axis of this state of a parameter of this shape is that of the parameter."""
+        return True
+
+    @classmethod
+    def check_shape(cls, label: str, shape: tuple[int, ...]) -> None:
+        """Raise if parameters cannot have this shape."""
+
+    @classmethod
     def check_together(cls, o: Mapping[str, Any]) -> None:
         """Raise if options that are right by themselves do not go together."""
 
@@ -511,6 +530,7 @@ class Optimizer(metaclass=Constructor):
             for name, a in items:
                 labels.append(f"param {name!r}" + (f" (group {q})" if q else ""))
                 params.append(a if self._storage else checks.parameter(labels[-1], a))
+                self.check_shape(labels[-1], params[-1].shape)
                 group_of.append(q)
             made.append(ParamGroup(self, checked, [a for _, a in items]))
         refuse_overlap(params, labels)
@@ -554,15 +574,18 @@ class Optimizer(metaclass=Constructor):
     def _build(self, counters: list[int], borns: list[int], steps: int) -> None:
         """Make the states that the rules need and that are not there yet, and the plan of the step."""
         self._flush()  # what the old plan remembers goes with it
-        wanted: list[tuple[int, str]] = []
-        for i, q in enumerate(self._group_of):
-            missing = [name for name in self._states_of(self.param_groups[q]) if name not in self._state[i]]
-            wanted += [(i, name) for name in missing]
+        shapes = [
+            self._states_of(p.shape, self.param_groups[q]) for p, q in zip(self._params, self._group_of, strict=True)
+        ]
+        wanted: list[tuple[int, str, tuple[int, ...]]] = []
+        for i, need in enumerate(shapes):
+            missing = [name for name in need if name not in self._state[i]]
+            wanted += [(i, name, need[name]) for name in missing]
             if self.born_late & set(missing):
                 borns[i] = counters[i]
         fresh: list[dict[str, Array]] = [{} for _ in self._params]
         made = self._memory(wanted)
-        for (i, name), a in zip(wanted, made, strict=True):
+        for (i, name, _), a in zip(wanted, made, strict=True):
             start = self._start(name, self._group_of[i], self._params[i])
             untouched = self._storage.fresh if self._storage else a.nbytes >= HUGE
             if not untouched or np.any(start):
@@ -571,10 +594,10 @@ class Optimizer(metaclass=Constructor):
             if name in self.copies or name in self._mean_names():
                 self._uncopied.add(i)
         self._state = [
-            {name: fresh[i][name] if name in fresh[i] else old[name] for name in self._states_of(self.param_groups[q])}
-            for i, (q, old) in enumerate(zip(self._group_of, self._state, strict=True))
+            {name: fresh[i][name] if name in fresh[i] else old[name] for name in need}
+            for i, (need, old) in enumerate(zip(shapes, self._state, strict=True))
         ]
-        plan = (kernels.drivers.Plan if self.backend == "native" else NumpyPlan)(
+        plan = (self.plan or (kernels.drivers.Plan if self.backend == "native" else NumpyPlan))(
             self,
             np.ndarray,
             self._params,
@@ -619,20 +642,21 @@ class Optimizer(metaclass=Constructor):
     def _mean_names(self) -> list[str]:
         return [m.state for m in self._means]
 
-    def _states_of(self, o: Mapping[str, Any]) -> list[str]:
-        """The states of a parameter with the options `o`: the rule's, then the averages."""
-        return [*self.rule_of(o).states, *self._mean_names()]
+    def _states_of(self, shape: tuple[int, ...], o: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """The states of a parameter of this shape with the options `o`, and their shapes: the rule's, then the averages."""
+        return {**self.state_shapes(shape, o), **dict.fromkeys(self._mean_names(), shape)}
 
-    def _memory(self, wanted: Sequence[tuple[int, str]]) -> list[Array]:
-        """Arrays for states, given as parameter and name."""
+    def _memory(self, wanted: Sequence[tuple[int, str, tuple[int, ...]]]) -> list[Array]:
+        """Arrays for states, given as parameter, name and shape."""
         if self._storage is None:
-            return arena([self._params[i] for i, _ in wanted])
-        for _, name in wanted:
+            params = [(self._params[i], shape) for i, _, shape in wanted]
+            return arena([p if p.shape == shape else np.broadcast_to(p.dtype.type(0), shape) for p, shape in params])
+        for _, name, _ in wanted:
             if name not in self._storage.names:
                 raise UnsupportedError(
                     f"the records of this Table have no room for the state {name!r}; make a new Table with these options"
                 )
-        return [self._storage.states[name] for _, name in wanted]
+        return [self._storage.states[name] for _, name, _ in wanted]
 
     def _tell(self, plan: Any) -> None:
         """Tell the plan what the options decide: spans, block operations; and that its scalars are void."""
@@ -1058,7 +1082,7 @@ class Optimizer(metaclass=Constructor):
             if "step" not in entry:
                 raise StateError(f"the state of {name} has no 'step', the number of its steps")
             counters.append(whole(f"'step' of {name}", entry["step"]))
-            need = self._states_of(options[self._group_of[i]])
+            need = self._states_of(p.shape, options[self._group_of[i]])
             late = [k for k in need if k in self.born_late and k not in entry]
             # A late state that is there has had its first step, even if the counter stands at 0.
             has_late = any(k in self.born_late for k in need) and not late
@@ -1069,15 +1093,16 @@ class Optimizer(metaclass=Constructor):
             if self._storage:  # which these may be views of
                 found = {k: a.copy() for k, a in found.items()}
             for k, a in found.items():
-                if a.shape != p.shape:
-                    raise ShapeError(f"state {k!r} of {name} has shape {a.shape}, but the parameter has {p.shape}")
+                if a.shape != need[k]:
+                    of_parameter = "but the parameter has" if need[k] == p.shape else "expected"
+                    raise ShapeError(f"state {k!r} of {name} has shape {a.shape}, {of_parameter} {need[k]}")
             arrays.append(found)
         steps = whole("'step' of the state dict", state_dict.get("step", max(counters)))
         # From here on nothing is refused.
         self._flush()
         fresh: list[dict[str, Array]] = []
         for i, found in enumerate(arrays):
-            made = dict(zip(found, self._memory([(i, name) for name in found]), strict=True))
+            made = dict(zip(found, self._memory([(i, name, a.shape) for name, a in found.items()]), strict=True))
             for k, a in found.items():
                 made[k][...] = a
             fresh.append(made)
@@ -1116,7 +1141,7 @@ class Optimizer(metaclass=Constructor):
         with self._still():
             self._flush()
             for i, q in enumerate(self._group_of):
-                for name in self.rule_of(self.param_groups[q]).states:
+                for name in self.state_shapes(self._params[i].shape, self.param_groups[q]):
                     self._state[i][name][...] = self._start(name, q, self._params[i])
             self._tuned = [dict(self.memory) for _ in self._tuned]
             n = len(self._params)

@@ -3,6 +3,7 @@ installations without a compiler."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,15 @@ class Job:
         if self.rows is not None:
             for whole, part in zip(arrays, parts, strict=True):
                 whole[self.rows] = part
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An average that has a turn in a step: its place among the averages, how it is made, its scalars by itemsize."""
+
+    k: int
+    how: Any
+    h: Mapping[int, Array]
 
 
 class NumpyPlan:
@@ -75,7 +85,8 @@ class NumpyPlan:
         self._groups[q] = {"rule": rule, "negate": negate, "couple": couple, "shrink": shrink}
 
     def set_transforms(self, table: Mapping[str, Any], look: bool, means: Sequence[str]) -> None:
-        self._looks, self._means = look, [REFERENCES[name] for name in means]
+        self._looks = look
+        self._means: list[Any] = [REFERENCES[name] for name in means]
 
     def set_param(
         self,
@@ -167,9 +178,9 @@ class NumpyPlan:
         """Show the host the norm of the gradients. False: there is to be no step."""
         squares, bad = 0.0, -1
         for job in work:
-            terms = job.g.astype(np.float64)
-            squares = squares + total(terms * terms)
-            if bad < 0 and not np.isfinite(terms).all():
+            found = self._squares(job.g)
+            squares = squares + found
+            if bad < 0 and not math.isfinite(found) and not np.isfinite(job.g).all():
                 bad = job.i
         factor = self.host._look(squares, bad)
         if factor is None:
@@ -178,36 +189,50 @@ class NumpyPlan:
             job.factor = factor
         return True
 
+    def _squares(self, g: Array) -> float:
+        """The sum of the squares of a gradient."""
+        wide = g.astype(np.float64)
+        return total(wide * wide)
+
     def _run(self, work: Sequence[Job]) -> None:
         """The step on everything, which has been checked."""
-        host, now = self.host, self.steps + 1
-        for job in work:
-            if (
-                job.rows is not None and host.sparse == "exact"
-            ):  # the definition: a dense step with zeros for other rows
-                whole = np.zeros(self.params[job.i].shape, job.g.dtype)
-                whole[job.rows] = job.g
-                job.rows, job.g = None, whole
-        single, double, turns = host._mean_scalars(now) if self._means else (None, None, [])
+        now = self.steps + 1
+        if self.host.sparse == "exact":
+            for job in work:
+                self._fill_up(job)
+        averages = self._turns(now)
         self._measure(work, now)
         for job in work:
-            group = self._groups[self._group_of[job.i]]
-            arrays = [self.params[job.i], *host._state[job.i].values()]
-            n = 1 + len(group["rule"].states)
-            parts = job.parts(arrays)
-            p, states = parts[0], parts[1:n]
-            g = on_its_way(group, p, job)
-            if group["shrink"]:
-                p *= job.h[1]
-            group["rule"].reference(p, g, *states, job.h[2:])
-            for reference, m, h, turn in (
-                zip(self._means, parts[n:], double if p.itemsize == 8 else single, turns, strict=True)
-                if self._means
-                else ()
-            ):
-                if turn:
-                    reference(m, p, h)
-            job.put_back(arrays, parts)
+            self._update(job, averages)
+
+    def _fill_up(self, job: Job) -> None:
+        """What exact sparse mode means by a gradient of some rows: a dense one with zeros for the others."""
+        if job.rows is not None:
+            whole = np.zeros(self.params[job.i].shape, job.g.dtype)
+            whole[job.rows] = job.g
+            job.rows, job.g = None, whole
+
+    def _turns(self, now: int) -> list[Turn]:
+        """The averages that have a turn in step `now`."""
+        if not self._means:
+            return []
+        single, double, turns = self.host._mean_scalars(now)
+        return [Turn(k, self._means[k], {4: single[k], 8: double[k]}) for k, turn in enumerate(turns) if turn]
+
+    def _update(self, job: Job, averages: Sequence[Turn]) -> None:
+        """The step of one parameter."""
+        group = self._groups[self._group_of[job.i]]
+        arrays = [self.params[job.i], *self.host._state[job.i].values()]
+        n = 1 + len(group["rule"].states)
+        parts = job.parts(arrays)
+        p, states = parts[0], parts[1:n]
+        g = on_its_way(group, p, job)
+        if group["shrink"]:
+            p *= job.h[1]
+        group["rule"].reference(p, g, *states, job.h[2:])
+        for turn in averages:
+            turn.how(parts[n + turn.k], p, turn.h[p.itemsize])
+        job.put_back(arrays, parts)
 
     def _measure(self, work: Sequence[Job], now: int) -> None:
         """The scalars of rules that hang on sums over their parameters."""

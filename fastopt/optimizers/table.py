@@ -111,12 +111,17 @@ class Table:
             cls, implied = by_name(optimizer)
         else:
             raise DTypeError(f"optimizer must be an Optimizer class or its name, got {optimizer!r:.80}")
+        if cls.plan is not None:
+            raise UnsupportedError(
+                f"{cls.__name__} looks at whole rows or matrices, and its states have other shapes than the records of a "
+                f"Table have room for; make an array, and {cls.__name__} for it"
+            )
         n_rows, n = checks.integer(0)("rows", rows), checks.integer(1)("width", width)
         self._dtype = self._check_dtype(dtype)
         # Made once for a small array, which checks the options and tells which states they need.
         options = cls.complete({**implied, **options})
         trial = cls(np.zeros((1, 1), self._dtype), **options)
-        names = trial._states_of(trial.param_groups[0])
+        names = list(trial._states_of((1, 1), trial.param_groups[0]))
         self._storage = Storage(n_rows, n, self._dtype, names, trial.sparse == "exact")
         self.optimizer = cls.__new__(cls)
         self.optimizer._storage = self._storage

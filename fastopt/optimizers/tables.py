@@ -81,7 +81,8 @@ def scalar_table(
     A schedule that fails later than at the first step makes the table shorter.
     """
     first = int(t[0]) - 1 if first is None else first
-    o = {**o, "tiny": float(np.finfo(dtype).tiny), "history": (o["lr"], first)}
+    info = np.finfo(dtype)
+    o = {**o, "tiny": float(info.tiny), "ulp": float(info.eps), "history": (o["lr"], first)}
     if callable(o["lr"]):
         o["lr"] = rates(o["lr"], first, len(t))
         t = t[: len(o["lr"])]

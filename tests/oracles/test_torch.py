@@ -27,15 +27,15 @@ NAMES = ["scalar", "bias", "weight", "table", "empty"]
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
 
 #: How many settings torch 2.13 has of each optimizer: one that vanishes there would not be missed here otherwise.
-COUNTS = {"ASGD": 12, "Adadelta": 9, "Adagrad": 7, "Adam": 10, "AdamW": 10, "Adamax": 10, "NAdam": 11, "RAdam": 10}
-COUNTS |= {"RMSprop": 11, "Rprop": 7, "SGD": 9, "SparseAdam": 4}
+COUNTS = {"ASGD": 12, "Adadelta": 9, "Adafactor": 5, "Adagrad": 7, "Adam": 10, "AdamW": 10, "Adamax": 10, "Muon": 7}
+COUNTS |= {"NAdam": 11, "RAdam": 10, "RMSprop": 11, "Rprop": 7, "SGD": 9, "SparseAdam": 4}
 #: The settings that need an option which fastopt lacks: (optimizer, torch's description) -> reason. There are none.
 SKIPPED: dict[tuple[str, str], str] = {}
 
 #: Flags that choose among torch's implementations of the same mathematics ("capturable" needs a GPU).
 TORCH_ONLY = {"foreach", "fused", "capturable", "differentiable"}
 
-DENSE = sorted(set(COUNTS) - {"SparseAdam"})
+DENSE = sorted(set(COUNTS) - {"Muon", "SparseAdam"})
 INFO: dict[str, OptimizerInfo] = {info.name: info for info in optim_db}
 
 
@@ -110,7 +110,7 @@ dense_settings = pytest.mark.parametrize(("name", "kwargs"), collect(DENSE))
 
 
 def test_no_optimizer_that_torch_has_is_forgotten() -> None:
-    assert sorted(name for name in INFO if hasattr(fastopt, name)) == DENSE
+    assert {name for name in INFO if hasattr(fastopt, name)} == {*DENSE, "Muon"}
 
 
 def test_every_setting_of_torch_runs_or_is_skipped_by_name() -> None:
@@ -161,6 +161,7 @@ class Pair:
         self.named = structure in ("dict", "named groups")
         self.keys: Sequence[Any] = NAMES[: len(start)] if self.named else range(len(start))
         self.structure, self.calls, self.counts = structure, 0, [0] * len(start)
+        self.no_empty = name == "Adafactor"  # which divides by the number of elements
 
         named = dict(zip(self.keys, self.mine, strict=True))
         params: Any = self.mine[0] if structure == "array" else named if structure == "dict" else self.mine
@@ -191,7 +192,7 @@ class Pair:
         if tensors is None:
             tensors = [None if g is None else torch.tensor(g) for g in grads]
         for p, g in zip(self.theirs, tensors, strict=True):
-            p.grad = g
+            p.grad = None if self.no_empty and not p.numel() else g
         self.reference.step()
         given: Any = dict(zip(self.keys, grads, strict=True)) if self.named else list(grads)
         self.opt.step(grads[0] if self.structure == "array" else given)
@@ -230,7 +231,7 @@ class Pair:
             assert mine.pop("step") == self.counts[i], what
             assert int(theirs.pop("step", self.counts[i])) == self.counts[i], what
             theirs.pop("mu_product", None)  # of NAdam's momenta; here it is a function of the step
-            if not theirs and not self.counts[i]:
+            if not theirs and (not self.counts[i] or (self.no_empty and not self.mine[i].size)):
                 # Torch makes states in a parameter's first step, fastopt at once.
                 group = self.opt.param_groups[self.opt._group_of[i]]
                 assert all((a == a.dtype.type(self.opt.start(k, group))).all() for k, a in mine.items()), what
@@ -292,6 +293,7 @@ SPANS: dict[str, list[dict[str, Any]]] = {
     ],
     "Adagrad": [{"lr": 0.1}, {"lr": 0.3, "lr_decay": 0.1, "initial_accumulator_value": 0.5, "eps": 1e-3}],
     "Adadelta": [{"lr": 0.5, "rho": 0.8, "eps": 1e-4}],
+    "Adafactor": [{"lr": 0.1}, {"lr": 0.3, "d": 1.5, "beta2_decay": -0.5, "eps": (1e-6, 1e-2)}],
     "RMSprop": [
         {"alpha": 0.9},
         {"momentum": 0.7},
@@ -307,7 +309,7 @@ SPANS: dict[str, list[dict[str, Any]]] = {
     "Rprop": [{"lr": 0.05}, {"lr": 0.3, "etas": (0.3, 1.6), "step_sizes": (1e-2, 0.5)}],
 }
 #: Spans for options that torch lacks.
-NOT_TORCH = {"adamax_outside"}
+NOT_TORCH = {"adagrad_first_power", "adagrad_power", "adamax_outside"}
 every_span = pytest.mark.parametrize(
     ("name", "kwargs"),
     [pytest.param(n, o, id=f"{n}{''.join(f'-{k}={v}' for k, v in o.items())}") for n in DENSE for o in SPANS[n]],
@@ -318,14 +320,14 @@ def test_no_span_and_no_state_is_left_out() -> None:
     spans, states = set(), set()
     for name in DENSE:
         for kwargs in SPANS[name]:
-            pair = Pair(name, kwargs, [np.ones(3)])
-            pair.step([np.ones(3)])
+            pair = Pair(name, kwargs, [np.ones(3), np.ones((3, 2))])
+            pair.step([np.ones(3), np.ones((3, 2))])
             pair.check()
             spans.add((name, pair.opt.rule(pair.opt.param_groups[0])))
-            states |= pair.states()[0][0].keys()
+            states |= {state for mine, _ in pair.states() for state in mine}
     assert spans == {(name, rule.span) for name in DENSE for rule in mine_of(name).rules if rule.span not in NOT_TORCH}
-    names = "acc_delta ax exp_avg exp_avg_sq exp_inf grad_avg max_exp_avg_sq momentum_buffer prev square_avg step"
-    names += " step_size sum"
+    names = "acc_delta ax col_var exp_avg exp_avg_sq exp_inf grad_avg max_exp_avg_sq momentum_buffer prev row_var"
+    names += " square_avg step step_size sum variance"
     assert sorted(states) == names.split()
 
 
@@ -401,6 +403,34 @@ def test_options_changed_in_the_middle(name: str, kwargs: dict[str, Any], dtype:
             grads[t % 5] = None
         pair.step(grads)
         pair.check()
+
+
+# -------------------------------------------------------------------------------------------------- matrices and tensors
+
+
+@dtypes
+@pytest.mark.parametrize("kwargs", SPANS["Adafactor"], ids=str)
+def test_adafactor_factors_the_last_two_dimensions(kwargs: dict[str, Any], dtype: type) -> None:
+    rng = numbers(kwargs, dtype)
+    shapes = [(3, 4, 5), (2, 3, 4, 5), (70, 1030), (1, 9), (9, 1)]
+    pair = Pair("Adafactor", kwargs, draw(rng, dtype, shapes))
+    for _ in range(STEPS):
+        pair.step(draw(rng, dtype, shapes))
+        pair.check()
+
+
+@pytest.mark.parametrize(("name", "kwargs"), collect(["Muon"]))
+def test_muon_up_to_the_precision_of_bfloat16(name: str, kwargs: dict[str, Any]) -> None:
+    """In which torch iterates, whatever the parameters are; the momentum is exact there too."""
+    rng = numbers(kwargs)
+    shapes = [(5, 3), (33, 17), (17, 64), (1, 9)]
+    start = draw(rng, np.float32, shapes)
+    pair = Pair(name, kwargs, start)
+    for _ in range(10):
+        pair.step(draw(rng, np.float32, shapes))
+    for before, mine, theirs, (state, other) in zip(start, pair.mine, pair.theirs, pair.states(), strict=True):
+        assert np.abs(mine - theirs.numpy()).max() <= 0.05 * np.abs(mine - before).max()
+        assert_close(state["momentum_buffer"], other["momentum_buffer"], "momentum_buffer")
 
 
 # ------------------------------------------------------------------------------------------------- the momentum buffer

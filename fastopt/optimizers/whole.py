@@ -1,0 +1,202 @@
+"""The step of the optimizers that look at whole rows, columns or matrices: a sequence of passes, each of which exists
+compiled and in NumPy. A rule is written once, and does not know which of the two it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..checks import Array
+from ..reductions import SUMMED, block_sums, blocks_of, folded_blocks
+from ..transforms import REFERENCES
+from .plan import Job, NumpyPlan, Turn
+from .tables import COUPLE, SHRINK
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass of the kernels, and the same in NumPy: ``reference(*arrays)``, or ``reference(*arrays, h)``, writes into its
+    arrays with the operations of the kernel, every element's and every sum's in the order of the kernel."""
+
+    name: str
+    reference: Callable[..., None]
+
+
+class Runner:
+    """Runs passes: compiled, where there is a table of addresses, else in NumPy."""
+
+    def __init__(self, table: Mapping[str, Any] | None, n_threads: int) -> None:
+        # By type code: the name of a dtype is composed anew at each request.
+        self.table = None if table is None else {np.dtype(name).char: at for name, at in table.items()}
+        self.n_threads = n_threads
+
+    def __call__(
+        self, one: Pass, items: int, sizes: tuple[int, ...], arrays: tuple[Array, ...], h: Array | None = None
+    ) -> None:
+        """Run pass `one` over its `items`; the first array, which has the pass's dtype, is what it streams."""
+        first = arrays[0]
+        if self.table is None:
+            one.reference(*arrays, *([] if h is None else [h]))
+        elif items:
+            address = self.table[first.dtype.char][one.name]
+            kernels.drivers.sweep(address, items, first.size, sizes, arrays, h, self.n_threads)
+
+
+# ----------------------------------------------------------------------------------------------- passes that rules share
+
+
+def _sum_blocks(x: Array, sums: Array) -> None:
+    sums[...] = block_sums(x).T
+
+
+def _square_blocks(x: Array, sums: Array) -> None:
+    wide = x.astype(np.float64)
+    sums[...] = block_sums(wide * wide).T
+
+
+def _fold_sums(sums: Array, total: Array) -> None:
+    total[...] = folded_blocks(sums)
+
+
+def _negated(out: Array, g: Array, h: Array) -> None:
+    out[...] = -g
+
+
+def _scaled(out: Array, g: Array, h: Array) -> None:
+    out[...] = h[0] * g
+
+
+def _coupled(out: Array, p: Array, h: Array) -> None:
+    out[...] = out + h[0] * p
+
+
+SUM_BLOCKS = Pass("sum_blocks", _sum_blocks)
+SQUARE_BLOCKS = Pass("square_blocks", _square_blocks)
+FOLD_SUMS = Pass("fold_sums", _fold_sums)
+NEGATED = Pass("negated", _negated)
+SCALED = Pass("scaled", _scaled)
+COUPLED = Pass("coupled", _coupled)
+#: by the names of `transforms`
+AVERAGES = {
+    "average": Pass("averaged", REFERENCES["average"]),
+    "lookahead": Pass("looked_ahead", REFERENCES["lookahead"]),
+}
+#: what the kernels have for every rule
+SHARED = (SUM_BLOCKS, SQUARE_BLOCKS, FOLD_SUMS, NEGATED, SCALED, COUPLED, *AVERAGES.values())
+
+
+def folded(run: Runner, sums: Array) -> Array:
+    """The sums of blocks, shape (blocks, n), added up: shape (n,)."""
+    if len(sums) == 1:
+        return sums[0]
+    total = np.zeros(sums.shape[1])
+    if len(sums):
+        run(FOLD_SUMS, len(total), sums.shape, (sums, total))
+    return total
+
+
+def row_sums(run: Runner, x: Array, one: Pass = SUM_BLOCKS) -> Array:
+    """The sum of each row of the matrix `x`, or with SQUARE_BLOCKS of its squares, in float64."""
+    rows, width = x.shape
+    sums = np.empty((blocks_of(width, SUMMED), rows))
+    run(one, sums.size, (rows, width), (x, sums))
+    return folded(run, sums)
+
+
+def sum_of_squares(run: Runner, x: Array) -> float:
+    """The sum of the squares of all elements, in float64."""
+    return float(row_sums(run, x.reshape(1, -1), SQUARE_BLOCKS)[0])
+
+
+# ---------------------------------------------------------------------------------------------------------------- the plan
+
+
+class WholePlan(NumpyPlan):
+    """The plan of optimizers whose rules are sequences of passes.
+
+    The reference of a rule is ``step(run, p, g, states, h)``: it updates the arrays in place, all of them in C order, `g` not
+    written. The first of the scalars `h` is what decoupled decay leaves of a parameter, then come those of the rule. With a
+    sparse gradient it gets the rows that are touched, in ascending order, as a parameter of their own; states that do not
+    lie along the rows it gets whole. Parameters in Fortran order are copied: the bits do not depend on the layout.
+    """
+
+    def __init__(self, host: Any, *arguments: Any) -> None:
+        super().__init__(host, *arguments)
+        self._n_threads = arguments[5]
+        self._runner = Runner(None, 0)
+
+    def set_group(
+        self,
+        q: int,
+        span: str,
+        n_states: int,
+        negate: bool,
+        couple: bool,
+        shrink: bool,
+        table: Any,
+        law: Any,
+        measure: Any = None,
+    ) -> None:
+        super().set_group(q, span, n_states, negate, couple, shrink, table, law, measure)
+        if self.host.backend == "native":
+            self._runner = Runner(table, self._n_threads)
+
+    def set_transforms(self, table: Any, look: bool, means: Sequence[str]) -> None:
+        self._looks, self._means = look, [AVERAGES[name] for name in means]
+
+    def step(self, grads: Any, own: bool) -> None:
+        if self._runner.table is None:
+            super().step(grads, own)
+        else:
+            kernels.drivers.in_default_state(lambda: NumpyPlan.step(self, grads, own))
+
+    def _squares(self, g: Array) -> float:
+        return sum_of_squares(self._runner, g.ravel(order="K"))
+
+    def _fill_up(self, job: Job) -> None:
+        """Rules with an exact mode leave a row without gradient where it is."""
+
+    def _update(self, job: Job, averages: Sequence[Turn]) -> None:
+        p, named = self.params[job.i], self.host._state[job.i]
+        if not job.g.size:
+            return
+        group, arrays = self._groups[self._group_of[job.i]], [p, *named.values()]
+        n = len(arrays) - len(self._means)  # the averages come last
+        if job.rows is None:
+            work = [np.asarray(a, order="C") for a in arrays]
+        else:
+            along = [k == 0 or k >= n or self.host.along_rows(name, p.shape) for k, name in enumerate(["", *named])]
+            work = [a[job.rows] if by_row else a for a, by_row in zip(arrays, along, strict=True)]
+        mine = work[0]
+        g = self._gradient(group, job, mine)
+        own = job.h[SHRINK:].copy()
+        if not group["shrink"]:
+            own[0] = 1
+        group["rule"].reference(self._runner, mine, g, work[1:n], own)
+        for turn in averages:
+            self._runner(turn.how, mine.size, (), (work[n + turn.k], mine), turn.h[mine.itemsize])
+        for whole, new in zip(arrays, work, strict=True):
+            if new is not whole:
+                whole[... if job.rows is None else job.rows] = new
+
+    def _gradient(self, group: Mapping[str, Any], job: Job, p: Array) -> Array:
+        """The gradient after the block operations on it, in memory of its own if there are any."""
+        given = g = np.asarray(job.g, order="C")
+        if group["negate"] or job.factor != 1.0:
+            g = np.empty_like(given)
+            if job.factor != 1.0:
+                factor = np.array([-job.factor if group["negate"] else job.factor], g.dtype)
+                self._runner(SCALED, g.size, (), (g, given), factor)
+            else:
+                self._runner(NEGATED, g.size, (), (g, given), job.h)
+        if group["couple"]:
+            g = g.copy() if g is given else g
+            self._runner(COUPLED, g.size, (), (g, p), job.h[COUPLE:])
+        return g
+
+
+States = Sequence[Array]

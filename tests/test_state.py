@@ -418,6 +418,10 @@ def test_malformed_state_dict_is_refused(kind, backend):
     assert_same(opt, twin)
 
 
+#: (of, into): no states, and options that the other has, too, so that nothing tells them apart
+ALIKE = [(fastopt.SignSGD, fastopt.SGD)]
+
+
 def test_state_of_another_optimizer_is_refused():
     for cls in OPTIMIZERS:
         opt = cls(np.ones(5))

@@ -171,7 +171,7 @@ cdef struct Route:                      # what says where the rows are; local to
     uint64_t mask
     const char *g                       # NULL: not to be fetched
     Py_ssize_t g_bytes
-    char *stream[5]
+    char *stream[5 + MEANS]
     char *last
     int n_streams
     Py_ssize_t pitch, bytes
@@ -193,6 +193,10 @@ cdef inline void find_route(const Work *w, Route *q) noexcept nogil:
     q.n_streams, q.stream[0] = w.n_streams, w.p
     for k in range(w.n_streams - 1):
         q.stream[1 + k] = w.s[k]
+    if w.stream == w.width * w.itemsize:    # else they are part of the record
+        for k in range(w.n_means):
+            q.stream[q.n_streams] = w.m[k]
+            q.n_streams += 1
     if w.past != NULL and w.past.own:
         q.last = w.past.last
 
@@ -343,7 +347,7 @@ cdef void rows(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end) no
     cdef Route route
     find_route(w, &route)
     # By bytes, not by rows: enough to hide the memory's latency, not so much that it falls out of the cache again.
-    ahead = 4096 // (w.stream * w.n_streams) + 1
+    ahead = 4096 // (w.stream * (w.n_streams + w.n_means)) + 1
     ahead = 32 if ahead > 32 else ahead
     for r in range(begin, begin + ahead if begin + ahead < end else end):
         fetch_row(&route, r)

@@ -272,14 +272,26 @@ class Optimizer(metaclass=Constructor):
     def __init_subclass__(cls) -> None:
         if not cls.__name__.startswith("_"):
             Optimizer.known.setdefault(cls.__name__.lower(), cls)
+        cls.__signature__ = cls._whole_signature()  # type: ignore[attr-defined]
+
+    @classmethod
+    def _whole_signature(cls) -> inspect.Signature:
+        """The constructor's parameters, with those that it hands on as ``**common`` written out."""
         own = list(inspect.signature(cls.__init__).parameters.values())[1:]
-        if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:  # say what they are
-            common = inspect.signature(Optimizer.__init__).parameters.values()
-            without = {p.name for p in own} | set(cls.fixed)
-            if cls.owns_decay or "weight_decay" not in without:
-                without.add("decoupled_weight_decay")
-            more = [p for p in common if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in without]
-            cls.__signature__ = inspect.Signature([*own[:-1], *more])  # type: ignore[attr-defined]
+        if not own or own[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+            return inspect.Signature(own)
+        without = {p.name for p in own} | set(cls.fixed)
+        maker = next(c for c in cls.__mro__ if "__init__" in vars(c))
+        above: list[inspect.Parameter] = []
+        for base in maker.__mro__[1:-1]:  # what a constructor further up takes by name
+            if "__init__" in vars(base):
+                signature = vars(base).get("__signature__") or inspect.signature(vars(base)["__init__"])
+                above = [p for p in signature.parameters.values() if p.name not in ("self", "params", "options")]
+                break
+        if cls.owns_decay or "weight_decay" not in without | {p.name for p in above}:
+            without.add("decoupled_weight_decay")
+        more = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in above if p.name not in without]
+        return inspect.Signature([*own[:-1], *more])
 
     def __init__(
         self,
@@ -297,8 +309,9 @@ class Optimizer(metaclass=Constructor):
     ) -> None:
         common = {"maximize": maximize, "decoupled_weight_decay": decoupled_weight_decay}
         self.sparse = checks.one_of("lazy", "exact")("sparse", sparse)
-        self.transforms = transforming.check(transforms)
-        self._means = transforming.means(self.transforms)
+        self._transforms = transforming.check(transforms)
+        self._means = transforming.means(self._transforms)
+        self._uncopied: set[int] = set()  # parameters whose states that start as copies of them wait for the first step
         self._tuned: list[dict[str, Any]] = []
         self._wide: dict[
             int, Array
@@ -308,7 +321,7 @@ class Optimizer(metaclass=Constructor):
                 f"sparse='exact' has no {self._means[0].state}: an average of rows that are caught up later is no one's; "
                 "use sparse='lazy', or average what `read` returns"
             )
-        self.nonfinite = checks.one_of("propagate", "skip", "raise")("nonfinite", nonfinite)
+        self._nonfinite = checks.one_of("propagate", "skip", "raise")("nonfinite", nonfinite)
         #: steps left out because of ``nonfinite="skip"``
         self.skipped = 0
         self.defaults = self._checked({**common, **options, **self.fixed})
@@ -334,6 +347,16 @@ class Optimizer(metaclass=Constructor):
                 "params must be a NumPy array, a list or dict of arrays, or a list of groups, got "
                 f"{type(params).__name__}{hint}"
             )
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """What was given as `transforms`; it cannot be changed."""
+        return self._transforms
+
+    @property
+    def nonfinite(self) -> str:
+        """What was given as `nonfinite`; it cannot be changed."""
+        return self._nonfinite
 
     # ------------------------------------------------------------------------------------- what a derived class says
 
@@ -421,6 +444,12 @@ class Optimizer(metaclass=Constructor):
             if name not in known:
                 raise UnsupportedError(f"{where}{cls.__name__} has no option {name!r}.{did_you_mean(name, known)}")
         checked = {name: known[name](where + name, value) for name, value in options.items()}
+        for name in OF_BLOCKS:  # every group has these, but not every class lets them be chosen
+            offered = name not in cls.fixed and any(name in inspect.signature(c).parameters for c in cls.__mro__[:-2])
+            if not offered and checked.get(name, False) != cls.fixed.get(name, False):
+                raise UnsupportedError(
+                    f"{where}{name} of {cls.__name__} is {cls.fixed.get(name, False)}, and cannot be chosen"
+                )
         cls.check_together(checked)
         return checked
 
@@ -456,9 +485,9 @@ class Optimizer(metaclass=Constructor):
     @classmethod
     def _known_options(cls) -> dict[str, Check]:
         """The check of each option that a group of this optimizer can have."""
-        signature = inspect.signature(cls).parameters
+        offered = {n for c in cls.__mro__[:-1] for n in inspect.signature(c).parameters}  # a subclass may hide some
         known = {**cls.COMMON, **cls.options}
-        return {k: check for k, check in known.items() if k in signature or k in cls.fixed or k in OF_BLOCKS}
+        return {k: check for k, check in known.items() if k in offered or k in cls.fixed or k in OF_BLOCKS}
 
     @classmethod
     def rule_of(cls, o: Mapping[str, Any]) -> Rule:
@@ -562,6 +591,8 @@ class Optimizer(metaclass=Constructor):
             if not untouched or np.any(start):
                 a[...] = start  # now, and not by page faults in a step
             fresh[i][name] = a
+            if name in self.copies or name in self._mean_names():
+                self._uncopied.add(i)
         self._state = [
             {name: fresh[i][name] if name in fresh[i] else old[name] for name in need}
             for i, (need, old) in enumerate(zip(shapes, self._state, strict=True))
@@ -727,18 +758,20 @@ class Optimizer(metaclass=Constructor):
         """The scalars by which parameters `where` of a group are measured in step `now`. All that can fail about a step of a
         rule with a measure fails here, before anything is written."""
         o, counters, borns = self.param_groups[group], self._plan.counters(), self._plan.borns()
-        rows: dict[tuple[int, int], Array] = {}
+        rows: dict[tuple[int, int, Any], Array] = {}
+        chosen = []
         for i in where:
-            key = counters[i] + 1, borns[i]
+            key = counters[i] + 1, borns[i], self._params[i].dtype
             if key not in rows:
-                t = np.array([key[0]])
-                rows[key] = tables.scalar_table(type(self), o, t, self._params[i].dtype, key[1], now - 1)[1][0]
-        self._wide = {**self._wide, group: np.array([rows[counters[i] + 1, borns[i]] for i in where])}
+                rows[key] = tables.scalar_table(type(self), o, np.array([key[0]]), key[2], key[1], now - 1)[1][0]
+            chosen.append(rows[key])
+        self._wide = {**self._wide, group: np.array(chosen)}
         return self._scalars_of(group, where, self.recall(self._wide[group][:, tables.SPAN :], o, self._tuned[group]))
 
     def _derive(self, group: int, where: Sequence[int], sums: Sequence[Sequence[float]]) -> list[Array]:
         """The scalars of the span for what was measured."""
-        o = {**self.param_groups[group], "tiny": float(np.finfo(self._params[where[0]].dtype).tiny)}
+        tiny = max(float(np.finfo(self._params[i].dtype).tiny) for i in where)
+        o = {**self.param_groups[group], "tiny": tiny}
         shapes, own = [self._params[i].shape for i in where], self._wide[group][:, tables.SPAN :]
         with np.errstate(all="ignore"):
             made = self.derive(np.array(sums), own, shapes, o, self._tuned[group])
@@ -749,7 +782,8 @@ class Optimizer(metaclass=Constructor):
         blocks = self._wide[group][:, : tables.SPAN]
         whole = np.concatenate([blocks, np.broadcast_to(own, (len(where), own.shape[-1]))], axis=1)
         with np.errstate(all="ignore"):
-            return [row.astype(self._params[i].dtype) for i, row in zip(where, whole, strict=True)]
+            of = {dtype: list(whole.astype(dtype)) for dtype in {self._params[i].dtype for i in where}}
+        return [of[self._params[i].dtype][k] for k, i in enumerate(where)]
 
     def _explain_busy(self) -> None:
         raise ConcurrentStepError(
@@ -847,12 +881,25 @@ class Optimizer(metaclass=Constructor):
         FastoptError
             If anything does not fit. No bit of any parameter, state or counter has changed then.
         """
-        if grads is NOW:
-            if not self._own:
-                raise StateError("step() without gradients uses those in opt.grads, which nobody has asked for yet")
-            self._plan.step(None, True)
+        own = grads is NOW
+        if own and not self._own:
+            raise StateError("step() without gradients uses those in opt.grads, which nobody has asked for yet")
+        if self._uncopied:
+            with self._quiet() as plan:
+                self._copy_late()
+            steps = plan.steps
+            self._plan.step(None if own else grads, own)
+            if self._plan.steps > steps:
+                self._uncopied = set()
         else:
-            self._plan.step(grads, False)
+            self._plan.step(None if own else grads, own)
+
+    def _copy_late(self) -> None:
+        """States that start as copies of their parameter: of what it is as the first step is made, not at construction."""
+        for i in self._uncopied:
+            for name, a in self._state[i].items():
+                if name in self.copies or name in self._mean_names():
+                    a[...] = self._params[i]
 
     @property
     def grads(self) -> Any:
@@ -1059,7 +1106,7 @@ class Optimizer(metaclass=Constructor):
             for k, a in found.items():
                 made[k][...] = a
             fresh.append(made)
-        self._state, self._tuned = fresh, tuned
+        self._state, self._tuned, self._uncopied = fresh, tuned, set()
         for mine_, new in zip(self.param_groups, options, strict=True):
             dict.update(mine_, new)
         self._build(counters, borns, steps)
@@ -1140,6 +1187,7 @@ class Optimizer(metaclass=Constructor):
             "single": self._single,
             "state_dict": state_dict,
             "arguments": self._arguments(),
+            "skipped": self.skipped,
         }
 
     def _arguments(self) -> dict[str, Any]:
@@ -1159,6 +1207,7 @@ class Optimizer(metaclass=Constructor):
             names = iter(s["names"])
             groups = [{**g, "params": {next(names): a for a in g["params"]}} for g in groups]
         Optimizer.__init__(self, groups, **s["arguments"])
+        self.skipped = s["skipped"]
         if s["single"]:
             self._single = True
         self.load_state_dict(s["state_dict"])

@@ -67,12 +67,12 @@ class Prodigy(Optimizer):
 
     Notes
     -----
-    The rule and the order of its parts are those of the authors' code, d being common to a group. A step in which every
-    gradient so far was zero moves nothing. ``p0`` is a copy of the parameters as the optimizer is made (the authors':
-    as the first step is made). Sums are over all parameters of a group that have a gradient, in float64 and in an order
-    that depends on the data alone; with a `SparseGrad` over the rows that it lists. There is no exact sparse mode,
-    since d hangs on all rows. PyTorch and Keras have no Prodigy. State: ``exp_avg``, ``exp_avg_sq``, ``s``, ``p0``;
-    each group remembers ``d``, ``d_max``, ``numerator`` and ``steps``.
+    The rule and the order of its parts are those of the authors' code, with a d for each group, where theirs has one
+    for all. A step in which every gradient so far was zero moves nothing. ``p0`` is a copy of the parameters as the
+    first step is made. Sums are over all parameters of a group that have a gradient, in float64 and in an order that
+    depends on the data alone; with a `SparseGrad` over the rows that it lists. There is no exact sparse mode, since d
+    hangs on all rows. PyTorch and Keras have no Prodigy. State: ``exp_avg``, ``exp_avg_sq``, ``s``, ``p0``; each
+    group remembers ``d``, ``d_max``, ``numerator`` and ``steps``.
     """
 
     options = {
@@ -167,9 +167,12 @@ class Prodigy(Optimizer):
         size = left_to_right(sums[:, 1])
         if size == 0:  # nothing but zeros so far
             return np.array([1.0, 0.0, 1.0])
+        rest, eps = 1.0 - float(h[0, 7]) * step, float(h[0, 6])
+        if not math.isfinite(numerator + size):  # infinities and NaN go on to the parameters, not to the estimate
+            return np.array([rest, step, max(d * eps, o["tiny"])])
         estimate = o["d_coef"] * numerator / size
         grown = max(d, estimate) if d == o["d0"] else d
         most = max(memory["d_max"] or o["d0"], estimate)
         grown = min(most, grown * o["growth_rate"])
         memory.update(d=grown, d_max=most, numerator=numerator, steps=memory["steps"] + 1)
-        return np.array([1.0 - float(h[0, 7]) * step, step, max(grown * float(h[0, 6]), o["tiny"])])
+        return np.array([rest, step, max(grown * eps, o["tiny"])])

@@ -1030,6 +1030,7 @@ class Optimizer(metaclass=Constructor):
 
     def _state_dict(self) -> dict[str, Any]:
         self._flush()
+        self._copy_late()
         counters, borns, steps = self._clocks()
         keys = self._keys()
         state = {}
@@ -1173,6 +1174,7 @@ class Optimizer(metaclass=Constructor):
         if name not in known:
             raise StateError(f"there is no average {name!r}.{did_you_mean(name, known)}")
         with self._quiet():
+            self._copy_late()
             average: Array = self._state[i][name].copy(order="K")
         return average
 

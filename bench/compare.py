@@ -53,16 +53,21 @@ def aligned(n: int, fill: Callable[[int], Array] | None = None) -> Array:
 class Problem:
     """Parameters and gradients, a fastopt optimizer over them, and peers over the same memory, states included."""
 
-    def __init__(self, name: str, options: Mapping[str, Any], sizes: Sequence[int]) -> None:
+    def __init__(
+        self, name: str, options: Mapping[str, Any], sizes: Sequence[int], steps: int = 1, width: int | None = None
+    ) -> None:
+        """Arrays of these sizes, as matrices of that `width` if there is one, after so many steps."""
         rng = np.random.default_rng(0)
         normal = lambda n: rng.standard_normal(n, np.float32)  # noqa: E731
-        self.name, self.options = name, dict(options)
-        self.params = [aligned(n, normal) for n in sizes]
-        self.grads = [aligned(n, normal) for n in sizes]
+        self.name, self.options, self.steps = name, dict(options), steps
+        shape = (-1,) if width is None else (-1, width)
+        self.params = [aligned(n, normal).reshape(shape) for n in sizes]
+        self.grads = [aligned(n, normal).reshape(shape) for n in sizes]
         one = len(sizes) == 1
         self.given: Any = self.grads[0] if one else self.grads
         self.opt = getattr(fastopt, name)(self.params[0] if one else self.params, **options)
-        self.opt.step(self.given)  # so that no peer starts from zeros
+        for _ in range(steps):  # so that no peer starts from zeros
+            self.opt.step(self.given)
         self.states: list[dict[str, Array]] = self.opt._state
 
     def arrays(self) -> list[tuple[Array, ...]]:
@@ -83,17 +88,18 @@ class Problem:
         """The streaming limit over the arrays of the step."""
         return Call(stream.over(threads, self.grads[0], [self.params[0], *self.states[0].values()]))
 
-    def torch(self, **kind: Any) -> torch.optim.Optimizer:
-        """Torch's optimizer of the same name and options; its parameters, gradients and states are these arrays."""
+    def torch(self, first: int | None = None, **kind: Any) -> torch.optim.Optimizer:
+        """Torch's optimizer of the same name and options; its parameters, gradients and states are these arrays, or the
+        `first` few of them."""
         made = []
-        for p, g in zip(self.params, self.grads, strict=True):
+        for p, g in zip(self.params[:first], self.grads[:first], strict=True):
             made.append(torch.from_numpy(p).requires_grad_())
             made[-1].grad = torch.from_numpy(g)
         opt: torch.optim.Optimizer = getattr(torch.optim, self.name)(made, **self.options, **kind)
-        for p, states in zip(made, self.states, strict=True):
+        for p, states in zip(made, self.states[:first], strict=True):
             opt.state[p] = {name: torch.from_numpy(a) for name, a in states.items()}
             if self.name != "SGD":
-                opt.state[p]["step"] = torch.tensor(1.0)
+                opt.state[p]["step"] = torch.tensor(float(self.steps))
         return opt
 
 
@@ -147,10 +153,10 @@ def numba_step(problem: Problem) -> Callable[[], None]:
     return step
 
 
-def torch_compiled_step(problem: Problem) -> Callable[[], None]:
-    """``torch.compile`` of the optimizer's step."""
+def torch_compiled_step(problem: Problem, first: int | None = None) -> Callable[[], None]:
+    """``torch.compile`` of the optimizer's step over all arrays, or the `first` few of them."""
     torch._dynamo.reset()
-    opt = problem.torch()
+    opt = problem.torch(first)
     return torch.compile(lambda: opt.step())
 
 
@@ -174,13 +180,21 @@ COMPILED = {
 }
 
 
-def first_call(step: Callable[[], None]) -> tuple[float | None, str]:
-    """Seconds that the first call takes beyond the second; or None, and why it failed."""
-    start = time.perf_counter()
+def failure(step: Callable[[], None]) -> str:
+    """Call it; why it failed, or nothing."""
     try:
         step()
     except Exception as problem:  # a compiler that fails is a result, too
-        return None, f"failed: {type(problem).__name__}: {str(problem).strip().splitlines()[0]:.80}"
+        return f"failed: {type(problem).__name__}: {(str(problem).strip().splitlines() or [''])[0]:.80}"
+    return ""
+
+
+def first_call(step: Callable[[], None]) -> tuple[float | None, str]:
+    """Seconds that the first call takes beyond the second; or None, and why it failed."""
+    start = time.perf_counter()
+    why = failure(step)
+    if why:
+        return None, why
     first = time.perf_counter() - start
     start = time.perf_counter()
     step()
@@ -194,11 +208,14 @@ class Bench:
     """The cases, and the rows that they have given so far."""
 
     def __init__(self, quick: bool, rounds: int, threads: int) -> None:
-        self.rounds, self.threads, self.stream = rounds, threads, Stream()
+        self.quick, self.rounds, self.threads, self.stream = quick, rounds, threads, Stream()
         self.large, self.middle = (300_000, 20_000) if quick else (30_000_000, 100_000)
-        self.many, self.compiled = (50, 3) if quick else (1000, 100)
+        self.many, self.compiled = (60, 3) if quick else (1000, 100)
         self.rows: list[dict[str, Any]] = []
         self.cases: dict[str, Callable[[], None]] = {}
+        self.add_cases()
+
+    def add_cases(self) -> None:
         for name, options, target in (
             ("Adam", {}, 0.95),
             ("AdamW", {}, 0.9),
@@ -286,6 +303,29 @@ class Bench:
                     target,
                 )
 
+    def rows_of_all(
+        self,
+        what: tuple[str, str, str, int],
+        seconds: Mapping[str, Sequence[float]],
+        failed: Mapping[str, str],
+        target: float | None,
+        besides: Sequence[str] = (),
+    ) -> None:
+        """A row for each peer, for each that failed, and for the best, which has the target; where one of those in `besides`
+        is the best, the best of the others has a row, too."""
+        peers = [peer for peer in seconds if peer != "fastopt"]
+        self.rows_of(*what, seconds, dict.fromkeys(peers))
+        for peer, why in failed.items():
+            if why:
+                self.row(*what, statistics.median(seconds["fastopt"]), peer, note=why)
+        order = sorted(peers, key=lambda peer: statistics.median(seconds[peer]))
+        ends = {f"the best of these ({order[0]})": (order[0], target)}
+        if order[0] in besides:
+            other = next(peer for peer in order if peer not in besides)
+            ends[f"the best without {' and '.join(besides)} ({other})"] = other, None
+        for last, (peer, aim) in ends.items():
+            self.rows_of(*what, {"fastopt": seconds["fastopt"], last: seconds[peer]}, {last: aim})
+
     def large_array(self, name: str, options: Mapping[str, Any], target: float) -> None:
         """One array far beyond the caches: beside the streaming limit, and torch's fused kernel where there is one."""
         self.use(self.threads)
@@ -349,15 +389,7 @@ class Bench:
             if not failed[peer]:
                 calls[peer] = Call(step)
         seconds = interleave(calls, self.rounds)
-        peers = [peer for peer in calls if peer != "fastopt"]
-        what = "one large array", name, f"{self.large:,}", self.threads
-        self.rows_of(*what, seconds, dict.fromkeys(peers))
-        for peer, why in failed.items():
-            if why:
-                self.row(*what, statistics.median(seconds["fastopt"]), peer, note=why)
-        best = min(peers, key=lambda peer: statistics.median(seconds[peer]))
-        last = f"the best of these ({best})"
-        self.rows_of(*what, {"fastopt": seconds["fastopt"], last: seconds[best]}, {last: 1.0})
+        self.rows_of_all(("one large array", name, f"{self.large:,}", self.threads), seconds, failed, 1.0)
 
     def first(self, name: str) -> None:
         """What the first step costs beyond the second: ours in a fresh process each time; and what compiling costs."""
@@ -453,8 +485,9 @@ def line(r: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(kind: type[Bench] = Bench, about: str = __doc__) -> None:
+    """The command line over the cases of a class."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small arrays and few rounds: shows that it runs, no more")
     parser.add_argument("--only", default="", metavar="SUBSTRING", help="cases whose name has this in it")
     parser.add_argument("--rounds", type=int, help="rounds of each case (default 101; 5 with --quick)")
@@ -462,7 +495,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there, too")
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
     args = parser.parse_args()
-    bench = Bench(args.quick, args.rounds or (5 if args.quick else 101), args.threads)
+    bench = kind(args.quick, args.rounds or (5 if args.quick else 101), args.threads)
     if args.list:
         print("\n".join(bench.cases))
         return

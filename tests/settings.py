@@ -132,6 +132,17 @@ def cases(blocks: bool = True, whole: bool = True) -> list[tuple[str, dict[str, 
     return found
 
 
+def has_exact_form(case: tuple[str, dict[str, Any]]) -> bool:
+    """Coupled decay is linear in SGD, ASGD and Schedule-Free alone; FTRL's shrinkage is not."""
+    name, o = case
+    cls = fastopt.Optimizer.known[name]
+    if cls.rules[0].catch is None or any(isinstance(t, fastopt.transforms.Mean) for t in o.get("transforms", ())):
+        return False
+    decays = name in ("sgd", "adamw", "asgd", "lion", "adan", "schedulefreesgd", "schedulefreeadamw")
+    decays |= o.get("decoupled_weight_decay", name == "adabelief")
+    return (decays or not o.get("weight_decay")) and not o.get("l2_shrinkage")
+
+
 def case_id(case: tuple[str, dict[str, Any]]) -> str:
     short = {k: [t.__class__.__name__ for t in v] if k == "transforms" else v for k, v in case[1].items()}
     return case[0] + "".join(f"-{k}={v}" for k, v in short.items())

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import needs_native
-from settings import assert_bits, case_id, cases, native_builds
+from settings import assert_bits, case_id, cases, has_exact_form, native_builds
 from test_arguments import each_backend, each_optimizer
 from test_bits import odd_gradient
 
@@ -45,17 +45,6 @@ RATES |= dict.fromkeys(["rowwiseadagrad", "sm3", "adafactor"], 0.1)
 LOOKING_BACK = {"schedulefreesgd", "schedulefreeadamw"}
 #: pairs of decay factors, beta1 below the root of beta2
 BETAS = [(0.9, 0.999), (0.9, 0.95), (0.95, 0.999), (0.8, 0.7), (0.9, 0.9)]
-
-
-def has_exact_form(case: tuple[str, dict[str, Any]]) -> bool:
-    """Coupled decay is linear in SGD, ASGD and Schedule-Free alone; FTRL's shrinkage is not."""
-    name, o = case
-    cls = fastopt.Optimizer.known[name]
-    if cls.rules[0].catch is None or any(isinstance(t, fastopt.transforms.Mean) for t in o.get("transforms", ())):
-        return False
-    decays = name in ("sgd", "adamw", "asgd", "lion", "adan", "schedulefreesgd", "schedulefreeadamw")
-    decays |= o.get("decoupled_weight_decay", name == "adabelief")
-    return (decays or not o.get("weight_decay")) and not o.get("l2_shrinkage")
 
 
 EXACT = [case for case in cases(whole=False) if has_exact_form(case)]

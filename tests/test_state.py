@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import pickle
 import weakref
 from collections.abc import Callable
@@ -418,17 +419,12 @@ def test_malformed_state_dict_is_refused(kind, backend):
     assert_same(opt, twin)
 
 
-#: (of, into): no states, and options that the other has, too, so that nothing tells them apart
-ALIKE = [(fastopt.SignSGD, fastopt.SGD)]
-
-
 def test_state_of_another_optimizer_is_refused():
     for cls in OPTIMIZERS:
         opt = cls(np.ones(5))
         opt.step(np.ones(5))
         for other in OPTIMIZERS:
-            of_vectors_the_same = {fastopt.Adagrad, fastopt.RowwiseAdagrad}
-            if {cls, other} <= {fastopt.Adam, fastopt.AdamW} or {cls, other} <= of_vectors_the_same or cls is other:
+            if {cls, other} <= {fastopt.Adam, fastopt.AdamW} or cls is other:
                 continue
             target = other(np.ones(5))
             with refused(FastoptError, opt=target):
@@ -927,7 +923,7 @@ EDITS: dict[str, list[dict[str, Any]]] = {
         {"centered": True},
     ],
     "adam": [{"amsgrad": True}, {"betas": (0.5, 0.75)}, {"eps_form": "hat"}, {"amsgrad": False}, {"betas": (0.0, 0.0)}],
-    "adamw": [{"amsgrad": True}, {"weight_decay": 0.0}, {"decoupled_weight_decay": False, "weight_decay": 0.5}],
+    "adamw": [{"amsgrad": True}, {"weight_decay": 0.0}, {"weight_decay": 0.5}],
     "asgd": [{"lambd": 0.1}, {"t0": 3}, {"alpha": 0.5}],
     "lion": [{"betas": (0.5, 0.75)}, {"betas": (0.0, 0.0)}],
     "signum": [{"momentum": 0.5}, {"momentum": 0.0}],
@@ -940,6 +936,7 @@ EDITS: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", EDITS)
 def test_options_changed_in_mid_run_are_equal_between_backends(name):
+    offered = inspect.signature(fastopt.Optimizer.known[name]).parameters
     rng = np.random.default_rng(23)
     start = [rng.standard_normal(7).astype(t) for t in (np.float32, np.float64, np.float32)]
     opts = both(name, start)
@@ -947,7 +944,7 @@ def test_options_changed_in_mid_run_are_equal_between_backends(name):
         {"lr": 0.25},
         {"weight_decay": 0.125},
         {"maximize": True},
-        {"decoupled_weight_decay": True},
+        *([{"decoupled_weight_decay": True}] if "decoupled_weight_decay" in offered else []),
         {"lr": 0.0},
         {"lr": 0.5, "weight_decay": 0.0, "maximize": False},
     ]
@@ -1043,7 +1040,7 @@ def test_random_lives(name, seed, forced):
             for opt in opts:
                 try:
                     opt.param_groups[q][key] = value
-                except HyperParameterError:
+                except (HyperParameterError, UnsupportedError):  # some decays cannot be chosen
                     fine.append(False)
                 else:
                     fine.append(True)

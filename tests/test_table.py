@@ -18,7 +18,7 @@ import pytest
 import scipy.sparse as sp
 from conftest import needs_native
 from numpy.lib.stride_tricks import as_strided
-from settings import SETTINGS, assert_bits, case_id, cases, native_builds
+from settings import SETTINGS, assert_bits, case_id, cases, has_exact_form, native_builds
 from test_arguments import each_backend
 from test_bits import odd_gradient
 from test_exact import usual_schedule
@@ -60,6 +60,11 @@ FEW = [
 ]
 each_of_few = pytest.mark.parametrize("case", FEW, ids=case_id)
 each_mode = pytest.mark.parametrize("mode", ["lazy", "exact"])
+#: lazy all, exact those that have the mode
+MODES = [(case, mode) for mode in ("lazy", "exact") for case in CASES if mode == "lazy" or has_exact_form(case)]
+each_case_and_mode = pytest.mark.parametrize(
+    ("case", "mode"), MODES, ids=lambda x: x if isinstance(x, str) else case_id(x)
+)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 each_clone = pytest.mark.parametrize(
     "clone",
@@ -157,8 +162,7 @@ def gradients(rng: np.random.Generator, rows: int, width: int, dtype: Any) -> li
 
 @needs_native
 @each_dtype
-@each_mode
-@each_case
+@each_case_and_mode
 def test_bits_of_separate_arrays(case, mode, dtype, forced, use_build, rng):
     """Every build, one thread and two, and the NumPy backend; after every step, rows that are stale included."""
     builds = native_builds()
@@ -292,8 +296,7 @@ def where(a: Array) -> tuple[int, int]:
 
 
 @each_dtype
-@each_mode
-@each_case
+@each_case_and_mode
 def test_records(case, mode, dtype):
     size = np.dtype(dtype).itemsize
     for rows, width in [(9, w) for w in (*range(1, 20), 40, 1030)] + [(1, 3)]:
@@ -410,14 +413,13 @@ def resized(opt: fastopt.Optimizer, case: tuple[str, dict[str, Any]], rows: int)
     new = type(opt)(p, **case[1], backend=opt.backend, n_threads=opt.n_threads, sparse=opt.sparse)
     entry = d["state"][0]
     for name in entry.keys() - {"step"}:
-        entry[name] = grown(entry[name], group.get("initial_accumulator_value", 0.0))
+        entry[name] = grown(entry[name], 0.0 if name in opt.copies else opt.start(name, group))
     new.load_state_dict(d)
     return new
 
 
 @each_backend
-@each_mode
-@each_case
+@each_case_and_mode
 def test_resize_keeps_all_state(case, mode, backend, rng):
     for dtype, width in [(np.float32, 3), (np.float64, 17), (np.float32, 8), (np.float64, 1)]:
         start = rng.standard_normal((20, width)).astype(dtype)
@@ -585,7 +587,7 @@ def test_no_resize_in_the_middle_of_a_step(backend):
 @each_mode
 @each_clone
 def test_a_copy_is_a_table_that_goes_on(clone, mode, backend, rng):
-    for case in CASES:
+    for case in [case for case, m in MODES if m == mode]:
         start = rng.standard_normal((13, 3)).astype(np.float32)
         more = dict(backend=backend, sparse=mode, n_threads=2)
         first = table_of(case, start, **more)
@@ -655,8 +657,7 @@ def test_a_copy_of_the_optimizer_alone_goes_on_with_separate_arrays(clone, rng):
 
 
 @each_backend
-@each_mode
-@each_case
+@each_case_and_mode
 def test_state_dicts_go_to_and_fro(case, mode, backend, rng):
     start = rng.standard_normal((11, 3)).astype(np.float32)
     table, opt = pair(case, start, backend, sparse=mode)

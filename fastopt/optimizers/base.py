@@ -1022,14 +1022,15 @@ class Optimizer(metaclass=Constructor):
         -------
         dict
             ``{"state": {name or index: {"step": int, state name: array}}, "param_groups": [{"params": [...], option:
-            value}], "step": int}``, with PyTorch's state names. The momentum buffer of SGD is absent before its first
-            step. ``"step"`` at the top counts the calls of `step`. Exact mode brings all rows up to date first (`flush`).
+            value}], "step": int, "optimizer": str}``, with PyTorch's state names. The momentum buffer of SGD is absent before
+            its first step. ``"step"`` at the top counts the calls of `step`. Exact mode brings all rows up to date first (`flush`).
         """
         with self._still():
             return self._state_dict()
 
     def _state_dict(self) -> dict[str, Any]:
         self._flush()
+        self._copy_late()
         counters, borns, steps = self._clocks()
         keys = self._keys()
         state = {}
@@ -1045,7 +1046,7 @@ class Optimizer(metaclass=Constructor):
         ]
         if self.memory:
             groups = [{**g, "memory": dict(m)} for g, m in zip(groups, self._tuned, strict=True)]
-        return {"state": state, "param_groups": groups, "step": steps}
+        return {"state": state, "param_groups": groups, "step": steps, "optimizer": type(self).__name__}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over state and options from `state_dict`, which is copied.
@@ -1059,6 +1060,12 @@ class Optimizer(metaclass=Constructor):
     def _load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
             raise StateError("a state dict has the keys 'state' and 'param_groups'")
+        maker = state_dict.get("optimizer", type(self).__name__)  # of another library's, nothing is known
+        if (
+            maker != type(self).__name__
+            and getattr(self.known.get(str(maker).lower()), "rules", None) is not self.rules
+        ):
+            raise StateError(f"the state dict is that of {maker!r}, and this is {type(self).__name__}")
         groups, state, keys = state_dict["param_groups"], state_dict["state"], self._keys()
         if not isinstance(groups, (list, tuple)) or len(groups) != len(self.param_groups):
             raise StateError(f"the state dict must have {len(self.param_groups)} param_groups, as this optimizer has")
@@ -1167,6 +1174,7 @@ class Optimizer(metaclass=Constructor):
         if name not in known:
             raise StateError(f"there is no average {name!r}.{did_you_mean(name, known)}")
         with self._quiet():
+            self._copy_late()
             average: Array = self._state[i][name].copy(order="K")
         return average
 

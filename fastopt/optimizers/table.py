@@ -198,6 +198,7 @@ class Table:
         n, old, opt = checks.integer(0)("rows", rows), self._storage, self.optimizer
         with opt._still():
             opt._flush()
+            opt._copy_late()
             new = Storage(n, self.shape[1], self._dtype, old.names, old.last is not None)
             kept = min(n, len(self))
             new.param[:kept] = old.param[:kept]

@@ -260,6 +260,18 @@ def yogi(p, g, s, t, lr, o):
     return p - lr * (s["m"] / (1 - beta1**t)) / (sqrt(s["v"] / (1 - beta2**t)) + o["eps"])
 
 
+@rule("ADOPT", lr=1e-3, betas=(0.9, 0.9999), eps=1e-6)
+def adopt(p, g, s, t, lr, o):
+    beta1, beta2 = o["betas"]
+    if t == 1:
+        s["v"], s["m"] = g**2, zeros(p)
+        return p
+    normal = np.clip(g / np.maximum(sqrt(s["v"]), o["eps"]), -((t - 1) ** 0.25), (t - 1) ** 0.25)
+    s["m"] = beta1 * s["m"] + (1 - beta1) * normal
+    s["v"] = beta2 * s["v"] + (1 - beta2) * g**2
+    return p - lr * s["m"]
+
+
 @rule("QHAdam", lr=1e-3, betas=(0.9, 0.999), nus=(1.0, 1.0), eps=1e-8)
 def qhadam(p, g, s, t, lr, o):
     (beta1, beta2), (nu1, nu2) = o["betas"], o["nus"]

@@ -39,7 +39,7 @@ RATES = {"sgd": 0.05, "adagrad": 0.1, "adadelta": 1.0, "rmsprop": 0.01, "adam": 
 RATES |= {"asgd": 0.05, "lion": 0.01, "signsgd": 0.01, "signum": 0.01, "adan": 0.02, "ftrl": 0.1, "cocob": 1.0}
 RATES |= {"lamb": 0.02, "lars": 1.0, "prodigy": 1.0, "yellowfin": 1.0}
 RATES |= {"adaptiverevision": 0.1, "schedulefreesgd": 0.05, "schedulefreeadamw": 0.02}
-RATES |= dict.fromkeys(["adamax", "nadam", "radam", "adabelief", "yogi", "qhadam"], 0.02)
+RATES |= dict.fromkeys(["adopt", "adamax", "nadam", "radam", "adabelief", "yogi", "qhadam"], 0.02)
 RATES |= dict.fromkeys(["rowwiseadagrad", "sm3", "adafactor"], 0.1)
 #: those whose step depends on the rates of all steps before it: a rate told by hand is another course
 LOOKING_BACK = {"schedulefreesgd", "schedulefreeadamw"}

@@ -46,3 +46,10 @@ def trust_ratio(of: Array, to: Array) -> Array:
     """``of / to``; 1 where either is 0."""
     ratio: Array = np.where((of > 0) & (to > 0), of / np.where(to > 0, to, 1.0), 1.0)
     return ratio
+
+
+def within(step: Array, tiny: float) -> Array:
+    """Steps of at most the largest number of the dtype that `tiny` belongs to: a finite step times a tiny gradient is finite."""
+    dtype = np.float32 if tiny > np.finfo(np.float64).tiny else np.float64
+    limited: Array = np.minimum(step, float(np.finfo(dtype).max))
+    return limited

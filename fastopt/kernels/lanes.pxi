@@ -2,6 +2,7 @@
 # the elements j mod 16, lanes folded 8, 4, 2, 1, blocks added left to right.
 
 cdef enum:
+    BLOCK = 1024
     LANES = 16
 
 

@@ -417,7 +417,9 @@ def test_lamb_and_lars_where_a_norm_is_zero(backend):
 def test_lamb_s_ratio_where_the_decay_turns_the_parameter_round(backend):
     """A norm has no sign: with lr * weight_decay above 1 the parameter changes its sign, and the ratio does not become 1."""
     p = np.full((2, 2), 2.0)
-    fastopt.LAMB(p, lr=0.5, weight_decay=6.0, decoupled_weight_decay=True, eps=0.0, backend=backend).step(np.ones((2, 2)))
+    fastopt.LAMB(p, lr=0.5, weight_decay=6.0, decoupled_weight_decay=True, eps=0.0, backend=backend).step(
+        np.ones((2, 2))
+    )
     np.testing.assert_allclose(p, -4.0 - 0.5 * 4.0, rtol=1e-12)  # norms: 8 of the decayed parameter, 2 of the update
 
 

@@ -67,7 +67,8 @@ class Prodigy(Optimizer):
 
     Notes
     -----
-    The rule and the order of its parts are those of the authors' code, d being common to a group. A step in which every
+    The rule and the order of its parts are those of the authors' code, but for d: here each group has its own, there one
+    serves all groups. A step in which every
     gradient so far was zero moves nothing. ``p0`` is a copy of the parameters as the optimizer is made (the authors':
     as the first step is made). Sums are over all parameters of a group that have a gradient, in float64 and in an order
     that depends on the data alone; with a `SparseGrad` over the rows that it lists. There is no exact sparse mode,

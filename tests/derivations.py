@@ -1,11 +1,11 @@
-"""Independent float64 derivations of the optimizers of names.md, as a test oracle (choices: DERIVATIONS.md).
+"""Independent float64 derivations of the optimizers that PyTorch or Keras lack or have otherwise, as a test oracle.
 
 Nothing here is fast, and nothing is shared with the library.  Interface::
 
     ORACLES["adamax"](params, grads_per_step, options) -> [parameters after step 1, after step 2, ...]
 
 `params` is a list of arrays, `grads_per_step[k]` the gradients of step k (an entry None leaves that parameter, its state
-and its counter alone), `options` a dict with the names and defaults of names.md.  `lr` may be a callable of the 0-based
+and its counter alone), `options` a dict with fastopt's names and defaults.  `lr` may be a callable of the 0-based
 step.  An unknown option raises TypeError.  `STEPPERS[name](params, options)` gives the object behind it: `.params`,
 `.states` (one dict per parameter), `.step(grads)`.
 

@@ -30,6 +30,7 @@ from .optimizers.adam import AdamW as AdamW
 from .optimizers.adamax import Adamax as Adamax
 from .optimizers.adan import Adan as Adan
 from .optimizers.adaptiverevision import AdaptiveRevision as AdaptiveRevision
+from .optimizers.adopt import ADOPT as ADOPT
 from .optimizers.asgd import ASGD as ASGD
 from .optimizers.base import Optimizer as Optimizer
 from .optimizers.cocob import COCOB as COCOB

@@ -28,15 +28,20 @@ def dense_rows(X: Array) -> Rows:
     return Rows(indptr, np.nonzero(used)[1], X[used], X.shape)
 
 
-def checked_csr(X: Any) -> tuple[Array, Array, Array]:
-    """The CSR arrays of `X`: offsets (int64), indices (int32) and data, if they fit each other and the shape."""
-    n_rows, n_features = X.shape
+def checked_csr(X: Any) -> Rows:
+    """The CSR arrays of `X`: offsets (int64), indices (int32) and data, if they fit each other and the shape.
+
+    Offsets and indices are copied before they are checked, unless `dense_rows` made them: the caller's may share memory with
+    the weights that are trained, or be changed by another thread.
+    """
+    apart = not isinstance(X, Rows)
+    n_rows, n_features = shape = X.shape
     if n_features >= 2**31 or n_rows >= 2**31:
-        raise UnsupportedError(f"X has shape {X.shape}; at most 2**31 - 1 rows and features are possible")
+        raise UnsupportedError(f"X has shape {shape}; at most 2**31 - 1 rows and features are possible")
     indptr, indices, data = np.asarray(X.indptr), np.asarray(X.indices), np.ascontiguousarray(X.data)
     if indptr.dtype.kind not in "iu" or indices.dtype.kind not in "iu":
         raise DTypeError(f"X has indptr of {indptr.dtype} and indices of {indices.dtype}; both must be integers")
-    indptr = np.ascontiguousarray(indptr, np.int64)
+    indptr = indptr.astype(np.int64, order="C", copy=apart)
     if (
         not indptr.ndim == indices.ndim == data.ndim == 1
         or len(indptr) != n_rows + 1
@@ -45,22 +50,22 @@ def checked_csr(X: Any) -> tuple[Array, Array, Array]:
         or indptr[-1] > min(len(indices), len(data))
     ):
         raise LayoutError("X is not a valid CSR matrix: indptr must rise from 0 to at most the number of entries")
-    used = indices[: indptr[-1]]
+    used = indices[: indptr[-1]].astype(indices.dtype, order="C", copy=apart)
     if len(used) and (used.min() < 0 or used.max() >= n_features):
         raise IndexRangeError(f"X has a column index outside 0 to {n_features - 1}")
-    return indptr, np.ascontiguousarray(indices, np.int32), data
+    return Rows(indptr, used.astype(np.int32, copy=False), data[: indptr[-1]], shape)
 
 
-def csr_rows(X: Any) -> tuple[Array, Array, Array]:
+def csr_rows(X: Any) -> Rows:
     """As `checked_csr`, from CSR or dense, with indices that are unique in their row: repeated ones are summed."""
-    indptr, indices, data = checked_csr(X if is_scipy_sparse(X) else dense_rows(X))
-    n_rows, n_features = X.shape
+    rows = checked_csr(X if is_scipy_sparse(X) else dense_rows(X))
+    indptr, indices, data, (n_rows, n_features) = rows
     native = kernels.drivers
     count, add = (native.repeated_indices, native.sum_repeated) if native else (repeated_indices, sum_repeated)
     if count(indptr, indices, n_rows, n_features, np.zeros(n_features, np.int32)):
-        indptr, indices, data = indptr.copy(), indices.copy(), data.copy()
-        add(indptr, indices, data, n_rows, np.full(n_features, -1, np.int64))
-    return indptr, indices, data
+        rows = rows._replace(data=data.copy())
+        add(indptr, indices, rows.data, n_rows, np.full(n_features, -1, np.int64))
+    return rows
 
 
 def repeated_indices(indptr: Array, indices: Array, n_rows: int, n_features: int, seen: Array) -> int:

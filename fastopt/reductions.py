@@ -109,3 +109,10 @@ def largest(x: Array, axes: tuple[int, ...]) -> Array:
         half = blocks_of(len(x), 2)
         x = np.concatenate([larger(x[: len(x) - half], x[half:]), x[len(x) - half : half]])
     return x[0]
+
+
+def within(step: Array, tiny: float) -> Array:
+    """Steps of at most the largest number of the dtype that `tiny` belongs to: a finite step times a tiny gradient is finite."""
+    dtype = np.float32 if tiny > np.finfo(np.float64).tiny else np.float64
+    limited: Array = np.minimum(step, float(np.finfo(dtype).max))
+    return limited

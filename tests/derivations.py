@@ -1,11 +1,11 @@
-"""Independent float64 derivations of the optimizers of names.md, as a test oracle (choices: DERIVATIONS.md).
+"""Independent float64 derivations of the optimizers that PyTorch or Keras lack or have otherwise, as a test oracle.
 
 Nothing here is fast, and nothing is shared with the library.  Interface::
 
     ORACLES["adamax"](params, grads_per_step, options) -> [parameters after step 1, after step 2, ...]
 
 `params` is a list of arrays, `grads_per_step[k]` the gradients of step k (an entry None leaves that parameter, its state
-and its counter alone), `options` a dict with the names and defaults of names.md.  `lr` may be a callable of the 0-based
+and its counter alone), `options` a dict with fastopt's names and defaults.  `lr` may be a callable of the 0-based
 step.  An unknown option raises TypeError.  `STEPPERS[name](params, options)` gives the object behind it: `.params`,
 `.states` (one dict per parameter), `.step(grads)`.
 
@@ -258,6 +258,18 @@ def yogi(p, g, s, t, lr, o):
     v = s.get("v", start)
     s["v"] = v - (1 - beta2) * sign(v - g**2) * g**2
     return p - lr * (s["m"] / (1 - beta1**t)) / (sqrt(s["v"] / (1 - beta2**t)) + o["eps"])
+
+
+@rule("ADOPT", lr=1e-3, betas=(0.9, 0.9999), eps=1e-6)
+def adopt(p, g, s, t, lr, o):
+    beta1, beta2 = o["betas"]
+    if t == 1:
+        s["v"], s["m"] = g**2, zeros(p)
+        return p
+    normal = np.clip(g / np.maximum(sqrt(s["v"]), o["eps"]), -((t - 1) ** 0.25), (t - 1) ** 0.25)
+    s["m"] = beta1 * s["m"] + (1 - beta1) * normal
+    s["v"] = beta2 * s["v"] + (1 - beta2) * g**2
+    return p - lr * s["m"]
 
 
 @rule("QHAdam", lr=1e-3, betas=(0.9, 0.999), nus=(1.0, 1.0), eps=1e-8)

@@ -91,6 +91,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "nadam": [{}, {"betas": (0.5, 0.9), "momentum_decay": 0.3, "eps": 0.0}],
     "radam": [{}, {"betas": (0.5, 0.9), "eps": 0.0}, {"betas": (0.3, 0.6)}],  # the last is never rectified
     "adabelief": [{}, {"rectify": False, "betas": (0.5, 0.9), "eps": 0.0}, {"eps": 1e-3}],
+    "adopt": [{}, {"betas": (0.5, 0.9), "eps": 0.0, "lr": 0.1}],
     "yogi": [{}, {"initial_accumulator_value": 0.5, "betas": (0.5, 0.9), "eps": 0.0}],
     "qhadam": [{}, {"nus": (0.7, 0.4), "betas": (0.5, 0.9), "eps": 0.0}],
     "schedulefreesgd": [{}, {"momentum": 0.5, "warmup_steps": 7, "r": 0.7, "weight_lr_power": 1.5}],

@@ -1603,3 +1603,12 @@ def test_steps_and_refusals_keep_nothing(backend):
     finally:
         tracemalloc.stop()
     assert [sys.getrefcount(x) for x in (p, t, g, strided, ids, v)] == counts
+
+
+@each_backend
+def test_a_power_beyond_all_numbers_is_told_when_its_step_comes(backend):
+    p = np.ones(3)
+    opt = fastopt.ASGD(p, lr=10.0, lambd=1.0, alpha=1000.0, backend=backend)
+    opt.step(np.zeros(3))
+    with refused(HyperParameterError, "alpha=1000", opt=opt, watch=[p]):
+        opt.step(np.zeros(3))

@@ -161,14 +161,14 @@ def test_all_rows_and_all_elements_equal_dense(case, dtype, forced, use_build, r
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop"])
+@pytest.mark.parametrize("name", SETTINGS)
 def test_some_rows_equal_reference(name, dtype, forced, use_build, rng):
     cls = fastopt.Optimizer.known[name]
     options = {
         "sgd": {"momentum": 0.9, "dampening": 0.5},
         "adam": {"weight_decay": 0.1},
         "rmsprop": {"centered": True},
-    }[name]
+    }.get(name, SETTINGS[name][0])
     for shape in [(300,), (300, 3), (300, 40)]:
         start = rng.standard_normal(shape).astype(dtype)
         gradients = []

@@ -42,6 +42,8 @@ TABLE: list[tuple[str, dict[str, Any], dict[str, Any] | None, float]] = [
     ("adabelief", {"rectify": False, "betas": (0.5, 0.9), "eps": 1e-8}, None, 1e-10),
     ("adabelief", {"eps": 1e-3, "decoupled_weight_decay": False, "weight_decay": 0.1}, None, 1e-12),
     ("yogi", {}, None, 1e-12),
+    ("adopt", {}, None, 1e-12),
+    ("adopt", {"betas": (0.5, 0.9), "eps": 0.3}, None, 1e-11),
     ("yogi", {"initial_accumulator_value": 0.5, "betas": (0.5, 0.9), "eps": 1e-2}, None, 1e-11),
     ("qhadam", {"lr": 0.05}, None, 1e-12),
     ("qhadam", {"nus": (0.7, 0.4), "betas": (0.5, 0.9), "eps": 1e-3}, None, 1e-12),

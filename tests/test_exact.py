@@ -39,7 +39,7 @@ RATES = {"sgd": 0.05, "adagrad": 0.1, "adadelta": 1.0, "rmsprop": 0.01, "adam": 
 RATES |= {"asgd": 0.05, "lion": 0.01, "signsgd": 0.01, "signum": 0.01, "adan": 0.02, "ftrl": 0.1, "cocob": 1.0}
 RATES |= {"lamb": 0.02, "lars": 1.0, "prodigy": 1.0, "yellowfin": 1.0}
 RATES |= {"adaptiverevision": 0.1, "schedulefreesgd": 0.05, "schedulefreeadamw": 0.02}
-RATES |= dict.fromkeys(["adamax", "nadam", "radam", "adabelief", "yogi", "qhadam"], 0.02)
+RATES |= dict.fromkeys(["adopt", "adamax", "nadam", "radam", "adabelief", "yogi", "qhadam"], 0.02)
 RATES |= dict.fromkeys(["rowwiseadagrad", "sm3", "adafactor"], 0.1)
 #: those whose step depends on the rates of all steps before it: a rate told by hand is another course
 LOOKING_BACK = {"schedulefreesgd", "schedulefreeadamw"}
@@ -1924,3 +1924,33 @@ def test_a_state_dict_that_cannot_be_taken_leaves_the_options():
     group["lr"] = 1.0
     table.step(SparseGrad(np.array([3]), np.ones((1, 4), np.float32)))
     assert (table.param[3] == -1).all()
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rprop_whose_bounds_are_changed_on_the_way(dtype, rng):
+    """A dense step brings every step size within its bounds, where the gradient is zero, too."""
+    start = rng.standard_normal((12, 3)).astype(dtype)
+    p, q = start.copy(), start.copy()
+    opts = [
+        fastopt.Rprop([a, a[:0].copy()], lr=0.5, backend=backend, sparse=sparse)
+        for a, backend, sparse in ((p, "native", "exact"), (q, "numpy", "lazy"))
+    ]
+    bounds = {4: (1e-6, 0.1), 9: (0.3, 2.0), 10: (1e-6, 50), 15: (1e-6, 0.01), 16: (0.4, 1.0)}
+    for t in range(20):
+        rows, whole = rng.permutation(12)[:3], np.zeros_like(p)
+        whole[rows] = rng.standard_normal((3, 3))
+        for opt, g in zip(opts, (SparseGrad(rows, whole[rows]), whole), strict=True):
+            if t in bounds:
+                opt.param_groups[0]["step_sizes"] = bounds[t]
+            if t == 15:  # which no step has seen
+                opt.step([None, None])
+            else:
+                opt.step([g, np.zeros((0, 3), dtype)])
+        if t % 3 == 0 or t in bounds:
+            assert_bits(opts[0].read(0, np.arange(12)), q)
+            states = [opt.state_dict()["state"][0] for opt in opts]
+            for name in ("prev", "step_size"):
+                np.testing.assert_array_equal(states[0][name], states[1][name], f"{t} {name}")
+    opts[0].flush()
+    assert_bits(p, q)

@@ -101,6 +101,8 @@ PRESETS = [
     (fastopt.Adagrad, "keras", {"initial_accumulator_value": 0.1, "eps": 1e-7, "eps_form": "inside"}),
     (fastopt.Adagrad, "paper", {"lr": 0.01, "eps": 1e-8, "eps_form": "inside"}),
     (fastopt.Adadelta, "keras", {"lr": 1e-3, "rho": 0.95, "eps": 1e-7, "decoupled_weight_decay": True}),
+    (fastopt.AdaBelief, "paper", {"rectify": False}),
+    (fastopt.FTRL, "paper", {"initial_accumulator_value": 0.0}),
     (fastopt.Adadelta, "paper", {"lr": 1.0, "rho": 0.95, "eps": 1e-6}),
     (fastopt.RMSprop, "keras", {"alpha": 0.9, "eps": 1e-7, "eps_form": "inside", "lr_inside": True}),
     (fastopt.RMSprop, "paper", {"lr": 1e-3, "alpha": 0.9, "eps": 1e-8, "eps_form": "inside", "lr_inside": False}),
@@ -111,3 +113,9 @@ PRESETS = [
 def test_presets(cls, preset, said):
     group = cls(np.ones(2), preset=preset).param_groups[0]
     assert said == {k: group[k] for k in said}
+
+
+@pytest.mark.parametrize("cls", [fastopt.AdamW, fastopt.COCOB, fastopt.Adan])
+def test_there_is_no_preset_of_a_paper_that_differs(cls):
+    with pytest.raises(fastopt.UnsupportedError, match="paper"):
+        cls(np.ones(3), preset="paper")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from settings import assert_bits
 from test_arguments import each_backend, refused
 from test_exact import assert_near
 
@@ -287,6 +290,57 @@ def test_a_snapshot_that_does_not_fit_changes_nothing(backend, rng):
     opt.grads["a"][...] = 1
     opt.step(seen=old)
     opt.step({**g, "a": None}, seen={"a": old["a"], "b": None})
+
+
+@each_backend
+def test_nothing_comes_between_a_snapshot_and_its_step(backend, monkeypatch):
+    """Another thread that tries is refused, whatever it tries; a step that fails leaves nobody locked out."""
+    p = np.ones(3)
+    opt = fastopt.AdaptiveRevision(p, backend=backend)
+    old, g = opt.snapshot(), np.ones(3)
+    opt.step(g)
+    told: list[Any] = []
+    step = fastopt.Optimizer.step
+
+    def attempt(call: Any) -> None:
+        try:
+            call()
+            told.append(call)
+        except fastopt.ConcurrentStepError as error:
+            told.append(error)
+
+    calls = [
+        lambda: opt.step(g),
+        lambda: opt.step(g, seen=old),
+        opt.snapshot,
+        opt.state_dict,
+        opt.reset_state,
+        lambda: opt.param_groups[0].update(lr=3.0),
+    ]
+
+    def slow(self: Any, grads: Any) -> None:
+        for call in calls:
+            other = threading.Thread(target=attempt, args=(call,))
+            other.start()
+            other.join()
+        step(self, grads)
+
+    monkeypatch.setattr(fastopt.Optimizer, "step", slow)
+    opt.step(g, seen=old)
+    assert [type(e) for e in told] == [fastopt.ConcurrentStepError] * len(calls)
+    monkeypatch.undo()
+    with pytest.raises(ShapeError):
+        opt.step(np.ones(4), seen=old)
+    with pytest.raises(ShapeError):
+        opt.step(np.ones(4))
+    opt.step(g)
+    q = np.ones(3)
+    other = fastopt.AdaptiveRevision(q, backend=backend)
+    other.step(g)
+    other.step(g, seen=old)
+    other.step(g)
+    assert_bits(p, q)
+    assert_bits(copy.deepcopy(opt).snapshot(), opt.snapshot())
 
 
 @each_backend

@@ -414,6 +414,27 @@ def test_lamb_and_lars_where_a_norm_is_zero(backend):
 
 
 @each_backend
+def test_lamb_s_ratio_where_the_decay_turns_the_parameter_round(backend):
+    """A norm has no sign: with lr * weight_decay above 1 the parameter changes its sign, and the ratio does not become 1."""
+    p = np.full((2, 2), 2.0)
+    fastopt.LAMB(p, lr=0.5, weight_decay=6.0, decoupled_weight_decay=True, eps=0.0, backend=backend).step(
+        np.ones((2, 2))
+    )
+    np.testing.assert_allclose(p, -4.0 - 0.5 * 4.0, rtol=1e-12)  # norms: 8 of the decayed parameter, 2 of the update
+
+
+@each_backend
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.0}, {"nesterov": True}], ids=str)
+def test_lars_with_gradients_whose_quotient_float32_cannot_hold(options, backend):
+    p = np.ones((16, 16), np.float32)
+    opt = fastopt.LARS(p, lr=1.0, backend=backend, **options)
+    for _ in range(3):
+        opt.step(np.full((16, 16), 1e-42, np.float32))
+    assert np.isfinite(p).all()
+    assert (p < 1).all()
+
+
+@each_backend
 def test_prodigy_without_gradients_stands_still(backend, rng):
     p = numbers(rng, (5,))
     q = p.copy()

@@ -18,6 +18,7 @@ from settings import assert_bits
 
 import fastopt
 from fastopt import NormalizedAdaptive, kernels
+from fastopt.csr import checked_csr, csr_rows
 from fastopt.optimizers.normalized import ahead_log_loss, ahead_squared_error
 
 scipy_sparse = pytest.importorskip("scipy.sparse")
@@ -382,6 +383,33 @@ def test_samples_may_be_the_weights_themselves():
     b.learn(w.reshape(3, 1) * np.eye(3), w.copy())
     a.learn(w.reshape(3, 1) * np.eye(3), w)
     assert_bits(weights(a), weights(b))
+
+
+@pytest.mark.parametrize("of", ["indices", "indptr"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_places_may_share_memory_with_the_weights(backend, of):
+    """They are what is checked, not what learning makes of them: else it would write anywhere."""
+    w = np.zeros(3, np.float32)
+    w.view(np.int32)[:] = [0, 1, 2] if of == "indptr" else [0, 1, 0]  # subnormal weights
+    apart = w.copy()
+    X = scipy_sparse.csr_matrix(np.array([[1.0, 0.0], [0.0, 2.0]], np.float32))
+    other = X.copy()
+    setattr(X, of, w.view(np.int32)[: len(getattr(X, of))])
+    want = NormalizedAdaptive(apart, backend=backend).learn(other, [1.0, 2.0])
+    assert_bits(NormalizedAdaptive(w, backend=backend).learn(X, [1.0, 2.0]), want)
+    assert_bits(w, apart)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_places_are_copied_before_they_are_checked(kind, rng):
+    """Another thread may write to the caller's arrays at any time after the check."""
+    X = scipy_sparse.random(20, 7, 0.3, "csr", rng=rng)
+    X.indptr, X.indices = X.indptr.astype(kind), X.indices.astype(kind)
+    for made in (checked_csr(X), csr_rows(X)):
+        assert not np.shares_memory(made.indptr, X.indptr)
+        assert not np.shares_memory(made.indices, X.indices)
+        assert np.array_equal(made.indptr, X.indptr)
+        assert np.array_equal(made.indices, X.indices)
 
 
 # -------------------------------------------------------------------------------------------------------------- state

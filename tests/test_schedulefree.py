@@ -209,6 +209,47 @@ def test_weights_are_a_function_of_the_step(cls, backend):
 
 @each_backend
 @each_class
+def test_a_schedule_is_asked_for_the_past_once(cls, backend):
+    """Also where steps pass the parameter by, each of which moves the schedule against the parameter's own steps."""
+    asked: dict[int, int] = {}
+
+    def rate(t: int) -> float:
+        asked[t] = asked.get(t, 0) + 1
+        return 0.01 * (2 + math.sin(t / 50))
+
+    p = np.ones(3)
+    opt = cls([p], lr=rate, backend=backend)
+    for t in range(1300):
+        opt.step([np.ones(3) if t % 2 else None])
+    assert max(asked.values()) < 12  # as the present, ahead of time, and as the past
+
+    apart = {"lr": 0.01 * (2 + math.sin(1299 / 50)), "warmup_steps": 9, "r": 0.5, "weight_lr_power": 1.5}
+    s = np.arange(1, 651.0)
+    rates = np.array([rate(650 + t) for t in range(650)]) * np.minimum(s / 9, 1)
+    weights = s**0.5 * np.maximum.accumulate(rates) ** 1.5
+    got, _ = shares({**apart, "history": (rate, 1299)}, np.array([650]))
+    np.testing.assert_allclose(got, weights[-1] / weights.sum(), rtol=1e-12)
+
+
+@each_backend
+@each_class
+def test_parameters_without_gradient_are_left_alone(cls, backend):
+    """A frozen one is not copied at every step: its z is written when it first moves."""
+    p, q = np.ones(3), np.ones(4)
+    opt = cls([p, q], lr=0.1, backend=backend)
+    for _ in range(3):
+        opt.step([np.ones(3), None])
+    assert not opt._state[1]["z"].any()
+    q[...] = 5.0
+    r = np.full(4, 5.0)
+    opt.param_groups[0]["lr"] = 0.2
+    opt.step([None, np.ones(4)])
+    cls([r], lr=0.2, backend=backend).step([np.ones(4)])
+    assert_bits(q, r)
+
+
+@each_backend
+@each_class
 def test_a_rate_set_later_weighs_the_past_anew(cls, backend):
     """With a constant rate and no warm-up the weights are those of a plain average, whatever the rate was before."""
     p = np.ones(3)

@@ -3,6 +3,7 @@
 # bottom, blocks added the same way.
 
 cdef enum:
+    BLOCK = 1024
     LANES = 16
     SUMMED = 1024
     STACKED = 64

@@ -29,8 +29,8 @@ _THREADS = kernels.threads.LIMIT
 
 def merged(X: Any) -> Any:
     """`X` as a CSR matrix in which no row repeats an index: repeated entries are summed into the first, in order."""
-    indptr, indices, data = csr_rows(X)
-    return sparse.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=X.shape)
+    indptr, indices, data, shape = csr_rows(X)
+    return sparse.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=shape)
 
 
 class _Linear(BaseEstimator):  # type: ignore[misc]
@@ -130,9 +130,9 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         self.n_features_in_ = len(coef)
 
     def _passes(self, X: Any, y: Array, epochs: int, fresh: bool) -> None:
-        indptr, indices, data = csr_rows(X)
+        indptr, indices, data, shape = csr_rows(X)
         if fresh:
-            self._start(X.shape[1], data.dtype)
+            self._start(shape[1], data.dtype)
         elif self._trained_as != self._training():
             raise StateError(
                 f"{', '.join(k for k, v in self._training().items() if self._trained_as[k] != v)} changed since training "
@@ -171,7 +171,8 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         if sparse.issparse(X):
-            checked_csr(X)  # SciPy does not look where indices point
+            indptr, indices, data, shape = checked_csr(X)  # SciPy does not look where indices point
+            X = sparse.csr_matrix((data, indices, indptr), shape=shape)
         return np.asarray(X @ self._trainer.weights() + self._trainer.dtype.type(self._trainer.intercept()))
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -188,10 +188,7 @@ class AdamW(Adam):
     """
 
     fixed = {"decoupled_weight_decay": True}
-    presets = {
-        "keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "weight_decay": 4e-3},
-        "paper": {},
-    }
+    presets = {"keras": {"lr": 1e-3, "eps": 1e-7, "eps_form": "hat", "weight_decay": 4e-3}}
 
     def __init__(
         self,

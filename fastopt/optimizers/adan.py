@@ -65,7 +65,6 @@ class Adan(Optimizer):
     }
     owns_decay = True
     rules = (Rule("adan", ("exp_avg", "exp_avg_diff", "exp_avg_sq", "previous_grad"), adan, Catch("adan", 3, 0)),)
-    presets = {"paper": {}}
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -56,7 +57,8 @@ class AdaptiveRevision(Optimizer):
         grads = ...                      # meanwhile, others make their steps
         opt.step(grads, seen=seen)
 
-    Both rates of a step are made of its own alpha, also under a schedule; the paper has none. PyTorch and Keras have no
+    The sums of gradients grow without bound: in float32, where one is above :math:`2^{24}` times a gradient, that gradient no
+    longer changes it, and is lost to those who come later. Both rates of a step are made of its own alpha, also under a schedule; the paper has none. PyTorch and Keras have no
     AdaptiveRevision. State: ``grad_sum`` (G), ``revised`` (z), ``revised_max`` (z'), ``seen``, which between steps
     equals ``grad_sum``.
     """
@@ -94,6 +96,27 @@ class AdaptiveRevision(Optimizer):
     def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
         return Gap(r[SHRINK])
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A step with a snapshot is two things in one, between which nobody else may come: raises if somebody is at work."""
+        mine = object()
+        if vars(self).setdefault("_at_work", mine) is not mine:  # a dict's test and set are one
+            self._explain_busy()
+        try:
+            yield
+        finally:
+            del vars(self)["_at_work"]
+
+    @contextlib.contextmanager
+    def _still(self) -> Iterator[None]:
+        with self._alone(), super()._still():
+            yield
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[Any]:
+        with self._alone(), super()._quiet() as plan:
+            yield plan
+
     def snapshot(self) -> Any:
         """What a worker that reads the parameters now has seen: copies of the sums of gradients.
 
@@ -125,22 +148,23 @@ class AdaptiveRevision(Optimizer):
         FastoptError
             If anything does not fit. No bit of any parameter, state or counter has changed then.
         """
-        if seen is None or (grads is NOW and not self._own):  # the latter is an error
-            super().step(grads)
-            return
-        with self._quiet():
-            late = self._late(grads, seen)
-            before = [state[rows].copy() for state, rows, _ in late]
-            for state, rows, a in late:
-                state[rows] = a[rows]
-        skipped, done = self.skipped, False
-        try:
-            super().step(grads)
-            done = self.skipped == skipped
-        finally:
-            if not done:  # refused, or skipped for what is not finite
-                for (state, rows, _), old in zip(late, before, strict=True):
-                    state[rows] = old
+        with self._alone():
+            if seen is None or (grads is NOW and not self._own):  # the latter is an error
+                super().step(grads)
+                return
+            with super()._quiet():
+                late = self._late(grads, seen)
+                before = [state[rows].copy() for state, rows, _ in late]
+                for state, rows, a in late:
+                    state[rows] = a[rows]
+            skipped, done = self.skipped, False
+            try:
+                super().step(grads)
+                done = self.skipped == skipped
+            finally:
+                if not done:  # refused, or skipped for what is not finite
+                    for (state, rows, _), old in zip(late, before, strict=True):
+                        state[rows] = old
 
     def _late(self, grads: Any, seen: Any) -> list[tuple[Array, Any, Array]]:
         """Of each parameter with a snapshot and a gradient: its state, the rows to set, and the snapshot; all checked."""

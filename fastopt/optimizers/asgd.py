@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
@@ -17,6 +18,14 @@ def asgd(p: Array, g: Array, ax: Array, h: Array) -> None:
     keep, eta, mu = h
     p[...] = keep * p - eta * g
     ax[...] = p if mu >= 1 else ax + mu * (p - ax)
+
+
+def raised(x: float, a: float) -> float:
+    """``x**a``, which NumPy's power makes differently on different processors; NaN beyond float64, for which the base refuses."""
+    try:
+        return float(x**a)
+    except OverflowError:
+        return math.nan
 
 
 class ASGD(Optimizer):
@@ -77,7 +86,7 @@ class ASGD(Optimizer):
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         fallen = 1.0 + o["lambd"] * o["lr"] * (t - 1)
-        eta = o["lr"] / np.array([x ** o["alpha"] for x in fallen.tolist()])  # NumPy's power differs between processors
+        eta = o["lr"] / np.array([raised(x, o["alpha"]) for x in fallen.tolist()])
         return 1.0 - o["lambd"] * eta, eta, 1.0 / np.maximum(1.0, t - 1 - o["t0"])
 
     @staticmethod

@@ -81,7 +81,7 @@ class FTRL(Optimizer):
         Rule("ftrl", ("accumulator", "linear"), ftrl, Catch("ftrl", 0, 3)),
         Rule("ftrl_power", ("accumulator", "linear"), ftrl_power, Catch("ftrl_power", 0, 4)),
     )
-    presets = {"keras": {}}
+    presets = {"keras": {}, "paper": {"initial_accumulator_value": 0.0}}
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
-from ..reductions import trust_ratio
+from ..reductions import trust_ratio, within
 from .base import Common, Measure, Optimizer, Rule
 from .powers import powers
 from .tables import Scalars
@@ -104,5 +104,5 @@ class LAMB(Optimizer):
         sums: Array, h: Array, shapes: Sequence[tuple[int, ...]], o: Mapping[str, Any], memory: dict[str, Any]
     ) -> Array:
         lr, shrink = h[:, 8], h[:, 9]  # the span meets the parameter after its decay, the measure before
-        ratio = trust_ratio(shrink * np.sqrt(sums[:, 0]), np.sqrt(sums[:, 1]))
-        return np.column_stack([h[:, 4:8], lr * ratio])
+        ratio = trust_ratio(np.abs(shrink) * np.sqrt(sums[:, 0]), np.sqrt(sums[:, 1]))
+        return np.column_stack([h[:, 4:8], within(lr * ratio, o["tiny"])])

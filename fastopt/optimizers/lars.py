@@ -10,7 +10,7 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from ..errors import HyperParameterError
-from ..reductions import trust_ratio
+from ..reductions import trust_ratio, within
 from .base import Common, Measure, Optimizer, Rule
 from .tables import Scalars
 
@@ -130,4 +130,4 @@ class LARS(Optimizer):
         p, g = np.sqrt(sums[:, 0]), np.sqrt(sums[:, 1])
         ratio = trust_ratio(o["trust_coefficient"] * p, g + decay * p + o["eps"])
         ratio[[len(shape) < 2 for shape in shapes]] = 1.0
-        return np.column_stack([lr * ratio, momentum, decay])
+        return np.column_stack([within(lr * ratio, o["tiny"]), momentum, decay])

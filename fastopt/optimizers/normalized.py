@@ -262,12 +262,14 @@ class NormalizedAdaptive:
         if len(X.shape) != 2 or X.shape[1] != n_features:
             more = ", the last of them the intercept's" if self._options["fit_intercept"] else ""
             raise ShapeError(f"X has shape {X.shape}, expected (n, {n_features}) for the {len(w)} weights{more}")
-        indptr, indices, data = csr_rows(X)
+        indptr, indices, data, shape = csr_rows(X)
+        if shape[1] != n_features:
+            raise ShapeError("X was given another shape by another thread during the call")
         with np.errstate(over="ignore"):
-            converted = np.ascontiguousarray(data[: indptr[-1]], w.dtype)
+            converted = self._apart(np.ascontiguousarray(data[: indptr[-1]], w.dtype))
         if not np.isfinite(converted).all():
             raise NonFiniteError(f"X has elements that are not finite numbers in {w.dtype}")
-        return indptr, indices, self._apart(converted), X.shape[0]
+        return indptr, indices, converted, shape[0]
 
     def _apart(self, a: Array) -> Array:
         """`a`, or a copy if learning might write to it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
@@ -9,8 +10,8 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
-from ..errors import HyperParameterError
-from .base import Catch, Common, Optimizer, Rule
+from ..errors import ConcurrentStepError, HyperParameterError
+from .base import NOW, Catch, Common, Optimizer, Rule
 from .signsgd import sign
 from .tables import SHRINK, Gap, Scalars, rate_at
 
@@ -60,7 +61,9 @@ class Rprop(Optimizer):
         "etas": checks.pair(checks.number(0.0, closed_low=False)),
         "step_sizes": checks.pair(checks.non_negative),
     }
-    rules = (Rule("rprop", ("prev", "step_size"), rprop, Catch("decay2", 2, 0)),)
+    # A gap leaves step sizes as they are, which holds for one pair of bounds: the first step with new ones is `step`'s affair.
+    rules = (Rule("rprop", ("prev", "step_size"), rprop, Catch("decay2", 2, 0, ("step_sizes",))),)
+    _unbounded: Sequence[int] = ()  # exact mode: parameters with rows whose step sizes have not met their bounds yet
 
     def __init__(
         self,
@@ -71,6 +74,27 @@ class Rprop(Optimizer):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(params, dict(lr=lr, etas=etas, step_sizes=step_sizes), **common)
+
+    def _build(self, counters: list[int], borns: list[int], steps: int) -> None:
+        super()._build(counters, borns, steps)
+        self._unbounded = range(len(counters)) if self.sparse == "exact" else ()
+
+    def step(self, grads: Any = NOW) -> None:
+        if not self._unbounded:
+            super().step(grads)
+            return
+        before = self._clocks()[0]
+        super().step(grads)
+        # What a dense step would have done to the rows that this one did not touch; where another thread is at work already, the
+        # next step does it.
+        with contextlib.suppress(ConcurrentStepError), self._quiet() as plan:
+            moved = [i for i in self._unbounded if plan.counters()[i] != before[i]]
+            for i in moved:
+                least, most = self.param_groups[self._group_of[i]]["step_sizes"]
+                np.clip(size := self._state[i]["step_size"], least, most, out=size)
+            self._unbounded = [i for i in self._unbounded if i not in moved]
+
+    step.__doc__ = Optimizer.step.__doc__
 
     @classmethod
     def check_together(cls, o: Mapping[str, Any]) -> None:

@@ -55,6 +55,25 @@ def known_sums(lr: Same, lag: int, warmup: int, r: float, lr_power: float) -> di
     return {0: (0.0, 0.0)}
 
 
+@functools.lru_cache(64)
+def known_rates(lr: Same) -> dict[int, Array]:
+    """Rates of a schedule, by chunks of CHUNK steps, of which the last ones may be shorter."""
+    return {}
+
+
+def past_rates(lr: Any, first: int, stop: int) -> Array:
+    """Rates of the steps `first` to `stop` of a schedule, which is asked for each of them once."""
+    chunks = known_rates(Same(lr))
+    found = [np.zeros(0)]
+    for k in range(first // CHUNK, -(-stop // CHUNK)):
+        have, begin, end = chunks.get(k, found[0]), k * CHUNK, min(stop - k * CHUNK, CHUNK)
+        if len(have) < end:
+            have = np.concatenate([have, [rate_at(lr, begin + s) for s in range(len(have), end)]])
+            chunks[k] = have  # another thread's may be longer, or shorter: all say the same
+        found.append(have[max(first - begin, 0) : end])
+    return np.concatenate(found)
+
+
 def raised(x: Array, a: float) -> Array:
     return np.ones(x.shape) if a == 0 else power(x, a)
 
@@ -76,7 +95,7 @@ def shares(o: Mapping[str, Any], t: Array) -> tuple[Array, Array]:
     """Share of each of the steps `t` in the average up to it, and its rate after warm-up.
 
     The shares are a function of the step and the options alone: the sums before are made anew where they are not known, from
-    all rates of a schedule, or for a constant rate from those of the first chunk and a formula.
+    all rates of a schedule (which is asked for each once), or for a constant rate from those of the first chunk and a formula.
     """
     lr, first_asked = o["history"]
     now, n = int(t[0]) - 1, len(t)
@@ -92,21 +111,21 @@ def shares(o: Mapping[str, Any], t: Array) -> tuple[Array, Array]:
         total, top = known[first]
         rate = warmed(rates, steps, warmup)
         tops = np.maximum.accumulate(np.concatenate([[top], rate]))[1:]
-        weights = raised(steps + 1.0, r) * raised(tops / unit, lr_power)
+        rises = np.flatnonzero(np.diff(tops, prepend=-1.0))  # powers are dear, and the largest rate seldom grows
+        power_of_top = np.repeat(raised(tops[rises] / unit, lr_power), np.diff(rises, append=count))
+        weights = raised(steps + 1.0, r) * power_of_top
         return np.cumsum(np.concatenate([[total], weights]))[1:], tops, weights, rate
 
     def past(first: int, count: int) -> Any:
-        return (
-            np.array([rate_at(lr, lag + s) for s in range(first, first + count)])
-            if callable(lr)
-            else np.full(count, lr)
-        )
+        return past_rates(lr, lag + first, lag + first + count) if callable(lr) else np.full(count, lr)
 
     begin = now // CHUNK * CHUNK
-    for first in range(0, begin if callable(lr) else min(begin, CHUNK), CHUNK):
-        if first + CHUNK not in known:
-            totals, tops, *_ = extend(first, past(first, CHUNK), CHUNK)
-            known[first + CHUNK] = float(totals[-1]), float(tops[-1])
+    last = max(first for first in tuple(known) if first <= begin)
+    until = begin if callable(lr) else min(begin, CHUNK)
+    if last < until:
+        totals, tops, *_ = extend(last, past(last, until - last), until - last)
+        for first in range(last + CHUNK, until + 1, CHUNK):
+            known[first] = float(totals[first - last - 1]), float(tops[first - last - 1])
     if begin not in known:  # a constant rate, in warm-up and after it
         middle = min(max(warmup, CHUNK), begin)
         rising = power_sum(CHUNK, middle, r + lr_power) / float(
@@ -156,8 +175,10 @@ class _ScheduleFree(Optimizer):
         if self._unborn:  # z is the parameter before its first step, which may have been written to until now
             with self._quiet() as plan:
                 self._unborn = [i for i, (t, b) in enumerate(zip(plan.counters(), plan.borns(), strict=True)) if t == b]
-                for i in self._unborn:
-                    self._state[i]["z"][...] = self._params[i]
+                given = self._own if grads is NOW else (grads,) if self._single else self._explain_structure(grads)
+                for i in self._unborn if given else ():
+                    if given[i] is not None:
+                        self._state[i]["z"][...] = self._params[i]
         super().step(grads)
 
     step.__doc__ = Optimizer.step.__doc__
@@ -236,7 +257,9 @@ class ScheduleFreeSGD(_ScheduleFree):
     Here the weights are a function of the step and the options: a change of `lr` counts as if it had always been so,
     and a schedule is asked for all steps from 0; the authors keep a sum of what the rates were. Warm-up and weights go
     by the parameter's own steps, and a schedule is taken to have begun as many steps late as passed it by, where the
-    authors count a group's; z is the parameter before its first step. Keras weighs by the rate, not by the largest so
+    authors count a group's. After a resumption at step t a schedule is asked for its t rates once, which are then kept; and
+    a step after one that passed the parameter by adds up t weights anew, some nanoseconds each. A constant rate costs
+    neither. z is the parameter before its first step. Keras weighs by the rate, not by the largest so
     far, and PyTorch has no Schedule-Free. Rows that `Table.resize` adds have z = 0: write it beside the parameter. The
     state dict says in ``"train_mode"`` which of the two the parameters hold. State: ``z``.
     """

@@ -7,7 +7,7 @@ import decimal
 import numpy as np
 import pytest
 from conftest import needs_native
-from settings import SETTINGS, assert_bits, case_id, cases, native_builds
+from settings import MATRICES, SETTINGS, assert_bits, case_id, cases, native_builds
 
 import fastopt
 from fastopt import kernels
@@ -169,7 +169,7 @@ def test_some_rows_equal_reference(name, dtype, forced, use_build, rng):
         "adam": {"weight_decay": 0.1},
         "rmsprop": {"centered": True},
     }.get(name, SETTINGS[name][0])
-    for shape in [(300,), (300, 3), (300, 40)]:
+    for shape in [(300, 3), (300, 40)] if name in MATRICES else [(300,), (300, 3), (300, 40)]:
         start = rng.standard_normal(shape).astype(dtype)
         gradients = []
         for k in range(6):

@@ -885,8 +885,12 @@ class Optimizer(metaclass=Constructor):
         if own and not self._own:
             raise StateError("step() without gradients uses those in opt.grads, which nobody has asked for yet")
         if self._uncopied:
-            with self._quiet() as plan:
+            plan = self._plan
+            plan.hold(True)
+            try:
                 self._copy_late()
+            finally:
+                plan.hold(False)
             steps = plan.steps
             self._plan.step(None if own else grads, own)
             if self._plan.steps > steps:

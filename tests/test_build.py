@@ -252,11 +252,12 @@ print(digest.hexdigest())
 # ------------------------------------------------------------------------------------------------------- the import
 
 
-def test_import_takes_less_than_50_ms_on_top_of_numpy():
+def test_import_takes_less_than_50_ms_on_top_of_numpy(tmp_path):
     code = "import time, numpy; t = time.perf_counter(); import fastopt; print(time.perf_counter() - t)"
     seconds = []
     for _ in range(10):  # the best counts: other processes can only make it longer
-        seconds.append(float(output(code)))
+        # With bytecode cached, as in an installation; the first run makes it.
+        seconds.append(float(output(code, PYTHONDONTWRITEBYTECODE="", PYTHONPYCACHEPREFIX=str(tmp_path))))
         if seconds[-1] < 0.05:
             return
     raise AssertionError(f"import fastopt takes {min(seconds) * 1e3:.0f} ms on top of NumPy; it must stay below 50")

@@ -45,11 +45,13 @@ class ADOPT(Optimizer):
 
     Notes
     -----
-    The first step sets v to the squared gradient and moves nothing. The bound :math:`c_t` is that of the authors' code. PyTorch
+    The first step sets v to the squared gradient and moves nothing; an element whose gradient is zero then takes a clipped step
+    at its first other gradient, which makes it a poor choice where gradients are sparse. The bound :math:`c_t` is that of the authors' code. PyTorch
     and Keras have no ADOPT. State: ``exp_avg_sq``, ``exp_avg``.
     """
 
     options = {"betas": checks.pair(checks.fraction), "eps": checks.non_negative}
+    for_samples = False  # a feature that is first seen late has no v to divide by
     rules = (Rule("adopt", ("exp_avg_sq", "exp_avg"), adopt, Catch("drift1", 1, 1)),)
 
     def __init__(

@@ -105,7 +105,10 @@ def test_the_mean_of_some_steps(dtype, backend):
         step(reference, model, grads, None)
         if t > 10 and (t - 10) % 3 == 0:
             averaged.update_parameters(model)
-        compare([opt.averaged(k) for k in range(len(mine))], averaged.module.p, dtype, f"step {t}")
+        want = (
+            averaged.module if t >= 13 else model
+        )  # until it begins, ours is a copy of the parameters, torch's of the start
+        compare([opt.averaged(k) for k in range(len(mine))], want.p, dtype, f"step {t}")
 
 
 @backends

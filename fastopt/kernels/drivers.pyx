@@ -82,7 +82,7 @@ cdef enum:
     ROW_COST = 64           # what touching a row costs beside its elements, counted in elements of a dense step
     PAD = 16                # the scores pad to this: the lanes of a sum
     MEANS = 2               # averages of a parameter, at most
-    MEASURES = 4            # sums over a block, at most
+    MEASURES = 2            # sums over a block
     COUPLE = 0              # places of the block operations' scalars in h; the span's own begin at SPAN
     SHRINK = 1
     SPAN = 2

@@ -6,29 +6,15 @@ cdef inline real lamb_update(real p, real m, real v, real scale1, real scale2, r
     return (m * scale1) / (sqrt(v) * scale2 + eps) + decay * p
 
 
-cdef inline void lamb_squares(Py_ssize_t n, ro p, ro u, double *of_p, double *of_u) noexcept nogil:
-    cdef Py_ssize_t j
-    for j in range(n):
-        of_p[j] = of_p[j] + <double>p[j] * <double>p[j]
-        of_u[j] = of_u[j] + <double>u[j] * <double>u[j]
-
-
 cdef void measure_lamb(Py_ssize_t n, rw p, ro g, rw m, rw v, rw s2, rw s3, const real *h, double *acc) noexcept nogil:
     cdef real keep1 = h[0], take1 = h[1], keep2 = h[2], take2 = h[3], scale1 = h[4], scale2 = h[5], eps = h[6], decay = h[7]
-    cdef real u[BLOCK]
-    cdef double squares[2][LANES]
-    cdef Py_ssize_t i = 0, j
-    for j in range(LANES):
-        squares[0][j] = squares[1][j] = 0
+    cdef real u[SUMMED]
+    cdef Py_ssize_t j
     for j in range(n):
         m[j] = keep1 * m[j] + take1 * g[j]
         v[j] = keep2 * v[j] + take2 * (g[j] * g[j])
         u[j] = lamb_update(p[j], m[j], v[j], scale1, scale2, eps, decay)
-    while i + LANES <= n:
-        lamb_squares(LANES, p + i, u + i, squares[0], squares[1])
-        i += LANES
-    lamb_squares(n - i, p + i, u + i, squares[0], squares[1])
-    acc[0], acc[1], acc[2], acc[3] = fold(squares[0]), fold(squares[1]), 0, 0
+    acc[0], acc[1] = lanes_squares(n, p), lanes_squares(n, u)
 
 
 cdef void lamb(Py_ssize_t n, rw p, ro g, rw m, rw v, rw s2, rw s3, const real *h) noexcept nogil:

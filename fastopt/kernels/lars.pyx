@@ -1,19 +1,7 @@
 # LARS (You, Gitman and Ginsburg 2017). The measure sums p^2 and g^2. h of the span: rate times ratio, momentum, decay.
 
 cdef void measure_lars(Py_ssize_t n, rw p, ro g, rw s0, rw s1, rw s2, rw s3, const real *h, double *acc) noexcept nogil:
-    cdef double squares[2][LANES]
-    cdef Py_ssize_t i = 0, j
-    for j in range(LANES):
-        squares[0][j] = squares[1][j] = 0
-    while i + LANES <= n:
-        for j in range(LANES):
-            squares[0][j] = squares[0][j] + <double>p[i + j] * <double>p[i + j]
-            squares[1][j] = squares[1][j] + <double>g[i + j] * <double>g[i + j]
-        i += LANES
-    for j in range(n - i):
-        squares[0][j] = squares[0][j] + <double>p[i + j] * <double>p[i + j]
-        squares[1][j] = squares[1][j] + <double>g[i + j] * <double>g[i + j]
-    acc[0], acc[1], acc[2], acc[3] = fold(squares[0]), fold(squares[1]), 0, 0
+    acc[0], acc[1] = lanes_squares(n, p), lanes_squares(n, g)
 
 
 cdef void lars(Py_ssize_t n, rw p, ro g, rw s0, rw s1, rw s2, rw s3, const real *h) noexcept nogil:

@@ -1,6 +1,6 @@
 # What a step has to know of its gradients, or of parameter and states, as a whole before it can be made: norms, and the
 # sums of those rules that have any. Blocks of BLOCK elements are counted from the start of the array, or of the touched rows
-# in ascending order; each gives a few sums in double, which are added left to right.
+# in ascending order; each gives two sums in double, which are added left to right.
 
 cdef struct Survey:
     Work *work

@@ -14,33 +14,6 @@ cdef inline Py_ssize_t at_most(Py_ssize_t count, Py_ssize_t most) noexcept nogil
     return count if count < most else most
 
 
-cdef inline double lanes_sum(Py_ssize_t count, const real *x) noexcept nogil:
-    # Of one block.
-    cdef double lane[LANES]
-    cdef Py_ssize_t i, j, whole = count - count % LANES
-    for j in range(LANES):
-        lane[j] = 0
-    for i in range(0, whole, 16):
-        for j in range(LANES):
-            lane[j] = lane[j] + <double>x[i + j]
-    for j in range(count - whole):
-        lane[j] = lane[j] + <double>x[whole + j]
-    return fold(lane)
-
-
-cdef inline double lanes_squares(Py_ssize_t count, const real *x) noexcept nogil:
-    cdef double lane[LANES]
-    cdef Py_ssize_t i, j, whole = count - count % LANES
-    for j in range(LANES):
-        lane[j] = 0
-    for i in range(0, whole, 16):
-        for j in range(LANES):
-            lane[j] = lane[j] + <double>x[i + j] * <double>x[i + j]
-    for j in range(count - whole):
-        lane[j] = lane[j] + <double>x[whole + j] * <double>x[whole + j]
-    return fold(lane)
-
-
 cdef inline real larger(real a, real b) noexcept nogil:
     return b if (b > a) | (b != b) else a
 

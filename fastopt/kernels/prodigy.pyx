@@ -23,7 +23,7 @@ cdef void measure_prodigy(Py_ssize_t n, rw p, ro g, rw m, rw v, rw s, rw start, 
         prodigy_terms(LANES, p + i, g + i, s + i, start + i, toward, size)
         i += LANES
     prodigy_terms(n - i, p + i, g + i, s + i, start + i, toward, size)
-    acc[0], acc[1], acc[2], acc[3] = fold(toward), fold(size), 0, 0
+    acc[0], acc[1] = fold(toward), fold(size)
 
 
 cdef void prodigy(Py_ssize_t n, rw p, ro g, rw m, rw v, rw s, rw start, const real *h) noexcept nogil:

@@ -9,7 +9,6 @@ cdef extern from "fo_real.h" nogil:
     real sqrt "fo_sqrt32"(real x)
     real fabs "fo_abs32"(real x)
     double sqrt64 "fo_sqrt64"(double x)
-    real fabs "fo_abs32"(real x)
     real sign "fo_sign32"(real x)
     const real LEAST "FO_LEAST32"
     const double TINY "FO_TINY32", TOLERANCE "FO_TOLERANCE32", BAR_MOST "FO_BAR_MOST32"

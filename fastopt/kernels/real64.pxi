@@ -9,7 +9,6 @@ cdef extern from "fo_real.h" nogil:
     real sqrt "fo_sqrt64"(real x)
     real fabs "fo_abs64"(real x)
     double sqrt64 "fo_sqrt64"(double x)
-    real fabs "fo_abs64"(real x)
     real sign "fo_sign64"(real x)
     const real LEAST "FO_LEAST64"
     const double TINY "FO_TINY64", TOLERANCE "FO_TOLERANCE64", BAR_MOST "FO_BAR_MOST64"

@@ -3,21 +3,10 @@
 
 cdef void measure_yellowfin(Py_ssize_t n, rw p, ro g, rw b, rw a, rw s2, rw s3, const real *h, double *acc) noexcept nogil:
     cdef real keep = h[0], take = h[1]
-    cdef double squares[2][LANES]
-    cdef Py_ssize_t i = 0, j
-    for j in range(LANES):
-        squares[0][j] = squares[1][j] = 0
+    cdef Py_ssize_t j
     for j in range(n):
         a[j] = keep * a[j] + take * g[j]
-    while i + LANES <= n:
-        for j in range(LANES):
-            squares[0][j] = squares[0][j] + <double>g[i + j] * <double>g[i + j]
-            squares[1][j] = squares[1][j] + <double>a[i + j] * <double>a[i + j]
-        i += LANES
-    for j in range(n - i):
-        squares[0][j] = squares[0][j] + <double>g[i + j] * <double>g[i + j]
-        squares[1][j] = squares[1][j] + <double>a[i + j] * <double>a[i + j]
-    acc[0], acc[1], acc[2], acc[3] = fold(squares[0]), fold(squares[1]), 0, 0
+    acc[0], acc[1] = lanes_squares(n, g), lanes_squares(n, a)
 
 
 cdef void yellowfin(Py_ssize_t n, rw p, ro g, rw b, rw a, rw s2, rw s3, const real *h) noexcept nogil:

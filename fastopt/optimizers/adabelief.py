@@ -75,10 +75,6 @@ class AdaBelief(Optimizer):
         super().__init__(params, options, decoupled_weight_decay=decoupled_weight_decay, **common)
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "adabelief"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         beta1, beta2 = o["betas"]
         rho, factor = rectification(t, beta2)

@@ -73,10 +73,6 @@ class Adadelta(Optimizer):
         super().__init__(params, options, **common)
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "adadelta"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         return o["lr"], o["rho"], 1.0 - o["rho"], max(o["eps"], o["tiny"])
 

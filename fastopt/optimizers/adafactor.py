@@ -154,7 +154,7 @@ class Adafactor(Optimizer):
     passes = (SQUARES, NORM, STEP, MOMENT, VECTOR)
     plan = WholePlan
     for_samples = False
-    owns_decay = True
+    own_decay = ("coupled", "decoupled")
 
     presets = {
         "keras": {"lr": 1e-3, "eps": (1e-30, 1e-3), "eps_form": "inside"},
@@ -185,10 +185,6 @@ class Adafactor(Optimizer):
     @classmethod
     def along_rows(cls, state: str, shape: tuple[int, ...]) -> bool:
         return state != "col_var" or len(shape) > 2
-
-    @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "adafactor"
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:

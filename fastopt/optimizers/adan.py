@@ -63,7 +63,7 @@ class Adan(Optimizer):
         "eps": checks.non_negative,
         "no_prox": checks.flag,
     }
-    owns_decay = True
+    own_decay = ("coupled", "decoupled")
     rules = (Rule("adan", ("exp_avg", "exp_avg_diff", "exp_avg_sq", "previous_grad"), adan, Catch("adan", 3, 0)),)
 
     def __init__(
@@ -80,10 +80,6 @@ class Adan(Optimizer):
         super().__init__(
             params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, no_prox=no_prox), **common
         )
-
-    @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "adan"
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:

@@ -85,10 +85,6 @@ class AdaptiveRevision(Optimizer):
         return max(float(o["initial_accumulator_value"]), least) if state in ("revised", "revised_max") else 0.0
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "adaptiverevision"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         return (o["lr"],)
 

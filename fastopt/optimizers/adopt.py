@@ -66,10 +66,6 @@ class ADOPT(Optimizer):
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay), **common)
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "adopt"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         beta1, beta2 = o["betas"]
         first = t == 1  # which makes v, and no step

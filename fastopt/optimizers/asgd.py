@@ -80,10 +80,6 @@ class ASGD(Optimizer):
         super().__init__(params, options, **common)
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "asgd"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         fallen = 1.0 + o["lambd"] * o["lr"] * (t - 1)
         eta = o["lr"] / np.array([raised(x, o["alpha"]) for x in fallen.tolist()])

@@ -240,8 +240,8 @@ class Optimizer(metaclass=Constructor):
     fixed: ClassVar[Mapping[str, Any]] = {}
     #: defaults that differ under a preset; "torch" is what the signature says
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    #: whether weight decay is the span's own affair, and not that of the block operations
-    owns_decay: ClassVar[bool] = False
+    #: which weight decay, "coupled" or "decoupled", is the span's own affair, and not that of the block operations
+    own_decay: ClassVar[tuple[str, ...]] = ()
     #: whether linear models can train by the span alone
     for_samples: ClassVar[bool] = True
     #: what a group remembers from step to step beside its arrays, and where that starts: numbers, or tuples of them
@@ -255,6 +255,9 @@ class Optimizer(metaclass=Constructor):
     plan: ClassVar[Any] = None
     #: the passes of the kernels that the rules of a `WholePlan` run, beside those that all share
     passes: ClassVar[tuple[Any, ...]] = ()
+
+    #: the parameters of its constructor and of those that it builds on
+    _offered: ClassVar[frozenset[str]] = frozenset()
 
     #: the memory of a `Table`, which then owns parameter and states
     _storage: Any = None
@@ -273,6 +276,8 @@ class Optimizer(metaclass=Constructor):
         if not cls.__name__.startswith("_"):
             Optimizer.known.setdefault(cls.__name__.lower(), cls)
         cls.__signature__ = cls._whole_signature()  # type: ignore[attr-defined]
+        # Here, and not at each edit of a group: signatures are slow. A subclass may hide some of the options.
+        cls._offered = frozenset(n for c in cls.__mro__[:-2] for n in inspect.signature(c).parameters)
 
     @classmethod
     def _whole_signature(cls) -> inspect.Signature:
@@ -288,7 +293,7 @@ class Optimizer(metaclass=Constructor):
                 signature = vars(base).get("__signature__") or inspect.signature(vars(base)["__init__"])
                 above = [p for p in signature.parameters.values() if p.name not in ("self", "params", "options")]
                 break
-        if cls.owns_decay or "weight_decay" not in without | {p.name for p in above}:
+        if len(cls.own_decay) == 2 or "weight_decay" not in without | {p.name for p in above}:
             without.add("decoupled_weight_decay")
         more = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in above if p.name not in without]
         return inspect.Signature([*own[:-1], *more])
@@ -313,9 +318,8 @@ class Optimizer(metaclass=Constructor):
         self._means = transforming.means(self._transforms)
         self._uncopied: set[int] = set()  # parameters whose states that start as copies of them wait for the first step
         self._tuned: list[dict[str, Any]] = []
-        self._wide: dict[
-            int, Array
-        ] = {}  # scalars of the step under way, in float64, of groups whose rule has a measure
+        # Of groups whose rule has a measure: the scalars of the step under way, in float64.
+        self._wide: dict[int, Array] = {}
         if self.sparse == "exact" and self._means:
             raise UnsupportedError(
                 f"sparse='exact' has no {self._means[0].state}: an average of rows that are caught up later is no one's; "
@@ -360,10 +364,14 @@ class Optimizer(metaclass=Constructor):
 
     # ------------------------------------------------------------------------------------- what a derived class says
 
-    @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
+    @classmethod
+    def rule(cls, o: Mapping[str, Any]) -> str:
         """The span that the options `o` choose."""
-        raise UnsupportedError("an optimizer needs a rule")
+        if len(cls.rules) != 1:
+            raise UnsupportedError(
+                "an optimizer with several rules, or none, needs to say which one its options choose"
+            )
+        return cls.rules[0].span
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
@@ -394,8 +402,11 @@ class Optimizer(metaclass=Constructor):
     @classmethod
     def decay_by_blocks(cls, o: Mapping[str, Any]) -> tuple[bool, bool]:
         """Whether the block operations are to apply weight decay before the span: coupled, decoupled."""
-        decay = not cls.owns_decay and o.get("weight_decay", 0.0) != 0
-        return decay and not o["decoupled_weight_decay"], decay and o["decoupled_weight_decay"]
+        decay, decoupled = o.get("weight_decay", 0.0) != 0, o.get("decoupled_weight_decay", False)
+        return (
+            decay and not decoupled and "coupled" not in cls.own_decay,
+            decay and decoupled and "decoupled" not in cls.own_decay,
+        )
 
     @staticmethod
     def start(state: str, o: Mapping[str, Any]) -> float:
@@ -445,7 +456,7 @@ class Optimizer(metaclass=Constructor):
                 raise UnsupportedError(f"{where}{cls.__name__} has no option {name!r}.{did_you_mean(name, known)}")
         checked = {name: known[name](where + name, value) for name, value in options.items()}
         for name in OF_BLOCKS:  # every group has these, but not every class lets them be chosen
-            offered = name not in cls.fixed and any(name in inspect.signature(c).parameters for c in cls.__mro__[:-2])
+            offered = name not in cls.fixed and name in cls._offered
             if not offered and checked.get(name, False) != cls.fixed.get(name, False):
                 raise UnsupportedError(
                     f"{where}{name} of {cls.__name__} is {cls.fixed.get(name, False)}, and cannot be chosen"
@@ -485,9 +496,8 @@ class Optimizer(metaclass=Constructor):
     @classmethod
     def _known_options(cls) -> dict[str, Check]:
         """The check of each option that a group of this optimizer can have."""
-        offered = {n for c in cls.__mro__[:-1] for n in inspect.signature(c).parameters}  # a subclass may hide some
         known = {**cls.COMMON, **cls.options}
-        return {k: check for k, check in known.items() if k in offered or k in cls.fixed or k in OF_BLOCKS}
+        return {k: check for k, check in known.items() if k in cls._offered or k in cls.fixed or k in OF_BLOCKS}
 
     @classmethod
     def rule_of(cls, o: Mapping[str, Any]) -> Rule:

@@ -72,10 +72,6 @@ class COCOB(Optimizer):
         return float(max(o["eps"], np.finfo(np.float32).tiny)) if state == "max_abs_grad" else 0.0
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "cocob"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         return o["lr"], o["alpha"]
 

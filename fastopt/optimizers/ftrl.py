@@ -76,7 +76,7 @@ class FTRL(Optimizer):
         "l2_shrinkage": checks.non_negative,
         "beta": checks.non_negative,
     }
-    owns_decay = True
+    own_decay = ("coupled", "decoupled")
     rules = (
         Rule("ftrl", ("accumulator", "linear"), ftrl, Catch("ftrl", 0, 3)),
         Rule("ftrl_power", ("accumulator", "linear"), ftrl_power, Catch("ftrl_power", 0, 4)),

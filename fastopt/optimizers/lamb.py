@@ -62,6 +62,7 @@ class LAMB(Optimizer):
     lists; there is no exact sparse mode, since a norm hangs on all rows. State: ``exp_avg``, ``exp_avg_sq``.
     """
 
+    own_decay = ("coupled",)
     options = {"betas": checks.pair(checks.fraction), "eps": checks.non_negative}
     rules = (Rule("lamb", ("exp_avg", "exp_avg_sq"), lamb, measure=Measure("lamb", measure), moved=10),)
     presets = {"keras": {"eps": 1e-7, "decoupled_weight_decay": True}, "paper": {}}
@@ -77,14 +78,6 @@ class LAMB(Optimizer):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay), **common)
-
-    @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "lamb"
-
-    @classmethod
-    def decay_by_blocks(cls, o: Mapping[str, Any]) -> tuple[bool, bool]:
-        return False, super().decay_by_blocks(o)[1]
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:

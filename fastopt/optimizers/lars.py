@@ -82,7 +82,7 @@ class LARS(Optimizer):
         Rule("lars_nesterov", ("momentum_buffer",), lars_nesterov, measure=Measure("lars", measure), moved=7),
     )
     presets = {"paper": {}}
-    owns_decay = True
+    own_decay = ("coupled", "decoupled")
     for_samples = False
 
     def __init__(

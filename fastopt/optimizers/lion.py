@@ -58,10 +58,6 @@ class Lion(Optimizer):
         super().__init__(params, dict(lr=lr, betas=betas, weight_decay=weight_decay), **common)
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "lion"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         beta1, beta2 = o["betas"]
         return o["lr"], beta1, 1.0 - beta1, beta2, 1.0 - beta2

@@ -131,7 +131,7 @@ class Muon(Optimizer):
     passes = (MOMENTUM, NESTEROV, STEP)
     plan = WholePlan
     for_samples = False
-    owns_decay = True
+    own_decay = ("coupled", "decoupled")
 
     presets = {
         "keras": {"lr": 1e-3, "weight_decay": 4e-3, "adjust_lr_fn": "match_rms_adamw"},
@@ -171,10 +171,6 @@ class Muon(Optimizer):
                 f"{label} has shape {shape}, but Muon takes matrices; give other parameters to another optimizer, such as "
                 "AdamW, or reshape them"
             )
-
-    @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "muon"
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:

@@ -84,10 +84,6 @@ class NAdam(Optimizer):
         super().__init__(params, options, **common)
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "nadam"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         beta1, beta2 = o["betas"]
         q = 0.96 ** o["momentum_decay"]

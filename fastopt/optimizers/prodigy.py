@@ -75,6 +75,7 @@ class Prodigy(Optimizer):
     group remembers ``d``, ``d_max``, ``numerator`` and ``steps``.
     """
 
+    own_decay = ("decoupled",)
     options = {
         "betas": checks.pair(checks.fraction),
         "beta3": checks.optional(checks.fraction),
@@ -124,14 +125,6 @@ class Prodigy(Optimizer):
             growth_rate=growth_rate,
         )
         super().__init__(params, options, **common)
-
-    @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "prodigy"
-
-    @classmethod
-    def decay_by_blocks(cls, o: Mapping[str, Any]) -> tuple[bool, bool]:
-        return super().decay_by_blocks(o)[0], False
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:

@@ -75,10 +75,6 @@ class QHAdam(Optimizer):
         super().__init__(params, options, **common)
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "qhadam"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         def shares(beta: float) -> tuple[Array, Array]:
             """What is kept and what is taken, so that the moment is the average of all steps."""

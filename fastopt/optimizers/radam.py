@@ -78,10 +78,6 @@ class RAdam(Optimizer):
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay), **common)
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "radam"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         beta1, beta2 = o["betas"]
         rho, factor = rectification(t, beta2)

@@ -88,10 +88,6 @@ class RowwiseAdagrad(Optimizer):
         return float(o["initial_accumulator_value"])
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "rowwise_adagrad"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         return o["lr"], max(o["eps"], o["tiny"])
 

@@ -111,10 +111,6 @@ class Rprop(Optimizer):
         return float(min(max(lr, o["step_sizes"][0]), o["step_sizes"][1]))
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "rprop"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         return *o["etas"], *o["step_sizes"]
 

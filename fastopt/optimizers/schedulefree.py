@@ -294,10 +294,6 @@ class ScheduleFreeSGD(_ScheduleFree):
     def beta(o: Mapping[str, Any]) -> float:
         return float(o["momentum"])
 
-    @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "schedulefree_sgd"
-
     @classmethod
     def scalars(cls, t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         return cls.common_scalars(t, o)
@@ -340,6 +336,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
     PyTorch has no Schedule-Free. See `ScheduleFreeSGD` for the rest. State: ``z``, ``exp_avg_sq``.
     """
 
+    own_decay = ("coupled",)
     options = {"betas": checks.pair(checks.fraction), "eps": checks.non_negative, **AVERAGING}
     rules = (Rule("schedulefree_adamw", ("exp_avg_sq", "z"), schedulefree_adamw, Catch("drift1", 1, 1)),)
     presets = {"keras": {"lr": 2.5e-3, "weight_lr_power": 0.0, "decoupled_weight_decay": True}}
@@ -376,14 +373,6 @@ class ScheduleFreeAdamW(_ScheduleFree):
     @staticmethod
     def beta(o: Mapping[str, Any]) -> float:
         return float(o["betas"][0])
-
-    @classmethod
-    def decay_by_blocks(cls, o: Mapping[str, Any]) -> tuple[bool, bool]:
-        return False, super().decay_by_blocks(o)[1]  # the span adds the coupled one
-
-    @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "schedulefree_adamw"
 
     @classmethod
     def scalars(cls, t: Array, o: Mapping[str, Any], born: int) -> Scalars:

@@ -57,10 +57,6 @@ class SignSGD(Optimizer):
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay), **common)
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "signsgd"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         return (o["lr"],)
 
@@ -105,10 +101,6 @@ class Signum(Optimizer):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay), **common)
-
-    @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "signum"
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:

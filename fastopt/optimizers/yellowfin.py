@@ -78,6 +78,7 @@ class YellowFin(Optimizer):
     gradients far below 1e-3 are tuned otherwise: scale the loss. State: ``momentum_buffer``, ``grad_avg``; each group remembers what it has measured.
     """
 
+    own_decay = ("decoupled",)
     options = {"beta": checks.fraction, "curv_window_width": checks.integer(1, 10**6)}
     rules = (
         Rule("yellowfin", ("momentum_buffer", "grad_avg"), yellowfin, measure=Measure("yellowfin", measure), moved=8),
@@ -106,14 +107,6 @@ class YellowFin(Optimizer):
     ) -> None:
         options = dict(lr=lr, beta=beta, curv_window_width=curv_window_width, weight_decay=weight_decay)
         super().__init__(params, options, **common)
-
-    @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "yellowfin"
-
-    @classmethod
-    def decay_by_blocks(cls, o: Mapping[str, Any]) -> tuple[bool, bool]:
-        return super().decay_by_blocks(o)[0], False
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:

@@ -84,10 +84,6 @@ class Yogi(Optimizer):
         return float(o["initial_accumulator_value"])
 
     @staticmethod
-    def rule(o: Mapping[str, Any]) -> str:
-        return "yogi"
-
-    @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
         beta1, beta2 = o["betas"]
         step, scale = o["lr"] / (1.0 - powers(beta1, t)), 1.0 / np.sqrt(1.0 - powers(beta2, t))

@@ -1067,3 +1067,10 @@ def test_memory_is_asked_for_in_huge_pages():
     if not flags:
         pytest.skip("this kernel does not tell the flags of memory")
     assert " hg" in flags, flags
+
+
+def test_a_copy_knows_how_many_steps_were_skipped():
+    table = fastopt.Table(4, 3, "adam", nonfinite="skip")
+    table.step(fastopt.SparseGrad(np.array([1]), np.full((1, 3), np.nan, np.float32)))
+    for twin in (copy.deepcopy(table), pickle.loads(pickle.dumps(table))):
+        assert twin.optimizer.skipped == table.optimizer.skipped == 1

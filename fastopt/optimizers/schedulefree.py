@@ -11,7 +11,7 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from ..elementary import power
-from ..errors import StateError
+from ..errors import StateError, UnsupportedError
 from .base import MOST_STEPS, NOW, Catch, Common, Optimizer, Rule
 from .powers import powers
 from .tables import SHRINK, SPAN, Gap, Scalars, rate_at
@@ -149,7 +149,7 @@ class _ScheduleFree(Optimizer):
     @staticmethod
     def beta(o: Mapping[str, Any]) -> float:
         """How far y is from z on the way to x."""
-        raise NotImplementedError
+        raise UnsupportedError("a schedule-free optimizer needs its beta")
 
     @classmethod
     def common_scalars(cls, t: Array, o: Mapping[str, Any]) -> tuple[Array, Array, Array]:

@@ -222,6 +222,7 @@ class Table:
             "arguments": opt._arguments(),
             "state_dict": state_dict,
             "param": param,
+            "skipped": opt.skipped,
         }
 
     def __setstate__(self, s: dict[str, Any]) -> None:
@@ -234,4 +235,5 @@ class Table:
         self.optimizer._storage = self._storage
         Optimizer.__init__(self.optimizer, [{"params": self.param, **s["group"]}], **s["arguments"])
         self.optimizer._single = True
+        self.optimizer.skipped = s["skipped"]
         self.optimizer.load_state_dict(s["state_dict"])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import checks, config
-from .errors import FastoptError, HyperParameterError, NonFiniteError, ShapeError, UnsupportedError
+from .errors import FastoptError, HyperParameterError, NonFiniteError, ShapeError
 from .optimizers.base import ALIASES, Optimizer
 from .version import __version__
 
@@ -139,19 +139,29 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(run=_compare)
     compare.add_argument("--surface", default="saddle", metavar="NAME", help="default: saddle; a wrong name lists them")
     compare.add_argument(
-        "--optimizers", default="sgd,momentum,nag,adagrad,adadelta,rmsprop", metavar="NAME,NAME,...", help="in any order"
+        "--optimizers",
+        default="sgd,momentum,nag,adagrad,adadelta,rmsprop",
+        metavar="NAME,NAME,...",
+        help="in any order",
     )
     compare.add_argument(
-        "--lr", action="append", default=[], metavar="NAME=RATE", help="an optimizer's rate; repeat (default: see viz.RATES)"
+        "--lr",
+        action="append",
+        default=[],
+        metavar="NAME=RATE",
+        help="an optimizer's rate; repeat (default: see viz.RATES)",
     )
     compare.add_argument("--steps", type=int, help="default: what suits the surface")
-    compare.add_argument("--start", metavar="X,Y", help="default: the surface's")
+    compare.add_argument("--start", type=float, nargs=2, metavar=("X", "Y"), help="default: the surface's")
     compare.add_argument("--noise", type=float, default=0.0, help="standard deviation of noise on the gradients")
     compare.add_argument("--seed", type=int, default=0, help="of the noise")
     compare.add_argument("--out", metavar="FILE.gif", help="draw the paths as they grow")
     compare.add_argument("--still", metavar="FILE.png", help="draw the whole paths")
     compare.add_argument(
-        "--3d", dest="solid", action=argparse.BooleanOptionalAction, help="in three dimensions (default: the saddle alone)"
+        "--3d",
+        dest="solid",
+        action=argparse.BooleanOptionalAction,
+        help="in three dimensions (default: the saddle alone)",
     )
 
     about = commands.add_parser("config", help="what this installation is and uses")
@@ -474,7 +484,7 @@ MOST_FRAMES = 180  # of an animation; more steps than that are drawn several at 
 def _compare(args: argparse.Namespace) -> int:
     from . import viz
     from .viz.pictures import new_figure
-    from .viz.surfaces import surface_of
+    from .viz.surfaces import NEAR, surface_of
 
     _writable("--out", args.out, ".gif")
     _writable("--still", args.still, *STILL)
@@ -485,14 +495,14 @@ def _compare(args: argparse.Namespace) -> int:
         name, _, rate = given.partition("=")
         if name not in rates:
             raise HyperParameterError(f"--lr {given} must be NAME=RATE with one of --optimizers {','.join(names)}")
-        rates[name] = _number("--lr", given, rate)
-    start = None
-    if args.start is not None:
-        start = [_number("--start", args.start, x) for x in args.start.split(",")]
-    options = dict(start=start, steps=args.steps, noise=args.noise, seed=args.seed)
+        try:
+            rates[name] = float(rate)
+        except ValueError:
+            raise HyperParameterError(f"--lr {given}: {rate!r} is not a number") from None
+    options = dict(start=args.start, steps=args.steps, noise=args.noise, seed=args.seed)
     paths = {name: viz.trace(surface, name, lr=rate, **options) for name, rate in rates.items()}
     steps = len(paths[names[0]]) - 1
-    goal = ["within 0.1 of a minimum", "for good"] if surface.minima else ["left the saddle"]
+    goal = [f"within {NEAR} of a minimum", "for good"] if surface.minima else ["left the saddle"]
     rows = []
     for name, path in paths.items():
         at = ["never" if step is None else str(step) for step in surface.arrival(path)]
@@ -514,13 +524,6 @@ def _compare(args: argparse.Namespace) -> int:
         figure.savefig(args.still)
         print(f"drawn in {args.still}")
     return 0
-
-
-def _number(option: str, given: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise HyperParameterError(f"{option} {given}: {text!r} is not a number") from None
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
-from ..errors import HyperParameterError, ShapeError, UnsupportedError
+from ..errors import HyperParameterError, ShapeError
 from ..models.features import need
 from ..optimizers.base import Optimizer
 from .surfaces import Surface, _path, surface_of
 
 #: Okabe and Ito's palette, which the colour-blind can tell apart; its yellow, too pale for lines, is left out.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-VERMILION, GREEN, PURPLE, ORANGE, SKY, BLUE, BLACK = (PALETTE[k] for k in (1, 2, 3, 4, 5, 0, 6))
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK = PALETTE
 DASHES = ("-", "--", ":", "-.")
 MARKERS = "osD^v<>PXph*"
 #: Colours of the lowest and of the highest areas.
@@ -55,12 +55,12 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
             found[name] = FIXED[name]
         elif name in rest:
             k = rest.index(name)
-            found[name] = PALETTE[k % 7], DASHES[1 + k // 7 % 3], MARKERS[k % len(MARKERS)]
+            found[name] = PALETTE[k % len(PALETTE)], DASHES[1 + k // len(PALETTE) % 3], MARKERS[k % len(MARKERS)]
     free = [look for look in FIXED.values() if look not in found.values()] or list(FIXED.values())
     for k, name in enumerate(n for n in dict.fromkeys(names) if n not in found):
         color, _, marker = free[k % len(free)]
         found[name] = color, DASHES[k // len(free) % len(DASHES)], marker
-    return {n: dict(zip(("color", "linestyle", "marker"), look, strict=True)) for n, look in found.items()}
+    return {n: dict(zip(("color", "linestyle", "marker"), look, strict=True)) for n in names for look in [found[n]]}
 
 
 # ---------------------------------------------------------------------------------------------------------------- axes
@@ -80,7 +80,9 @@ def _axes(ax: Any, **options: Any) -> Any:
         return figure.add_subplot(**options)
     three = options.get("projection") == "3d"
     if not hasattr(ax, "add_line") or (getattr(ax, "name", "") == "3d") != three:
-        what = 'with projection="3d", as plt.figure().add_subplot(projection="3d") makes' if three else "in two dimensions"
+        what = (
+            'with projection="3d", as plt.figure().add_subplot(projection="3d") makes' if three else "in two dimensions"
+        )
         raise HyperParameterError(f"ax must be axes of matplotlib {what}, got {type(ax).__name__}")
     return ax
 
@@ -132,8 +134,10 @@ class _Lines:
     """The paths as lines with a marker at their head, which can be set to any step."""
 
     def __init__(self, surface: Surface, paths: Mapping[str, Array], ax: Any, lift: bool) -> None:
-        self.surface, self.lift, self.paths = surface, lift, {}
-        self.lines, self.heads = [], []
+        self.surface, self.lift = surface, lift
+        self.paths: dict[str, Array] = {}
+        self.lines: list[Any] = []
+        self.heads: list[Any] = []
         looks = styles(list(paths))
         # From wide to thin, so that of lines on one another each is seen.
         widths = np.linspace(3.2, 1.5, len(paths)) if len(paths) > 1 else [2.2]
@@ -167,19 +171,18 @@ class _Lines:
             self._set(line, done)
             self._set(head, seen[-1:])
 
-    def legend(self, ax: Any, at: str = "best") -> Any:
+    def legend(self, ax: Any) -> None:
         """Lines with the markers of their heads."""
         lines = need("matplotlib.lines", "plot")
         looks = styles(list(self.paths))
         handles = [lines.Line2D([], [], lw=1.8, ms=7, mec="white", label=name, **look) for name, look in looks.items()]
         start = lines.Line2D([], [], ls="", marker="o", ms=8, mfc="white", mec="black", mew=1.6, label="start")
         star = lines.Line2D([], [], ls="", marker="*", ms=12, mfc="white", mec="black", label="minimum")
-        return ax.legend(
+        ax.legend(
             handles=[*handles, start, *([star] if self.surface.minima and not self.lift else [])],
             loc="upper left",
             bbox_to_anchor=(1.0, 1.0),
             frameon=False,
-            fontsize="medium",
         )
 
 
@@ -207,7 +210,13 @@ def _solid(surface: Surface, paths: Mapping[str, Array], ax: Any, title: str | N
     lines = _Lines(surface, paths, ax, lift=True)
     for a, b in _start(paths):
         ax.plot([a], [b], [surface.value(a, b)], "o", ms=9, mfc="white", mec="black", mew=1.6, zorder=4)
-    ax.set(xlim=surface.domain[0], ylim=surface.domain[1], xlabel="x", ylabel="y", title=surface.name.capitalize() if title is None else title)
+    ax.set(
+        xlim=surface.domain[0],
+        ylim=surface.domain[1],
+        xlabel="x",
+        ylabel="y",
+        title=surface.name.capitalize() if title is None else title,
+    )
     ax.view_init(elev=SEEN[0], azim=SEEN[1])
     ax.set_box_aspect((1.0, 1.0, 0.7), zoom=1.1)
     ax.locator_params(nbins=5)
@@ -383,9 +392,10 @@ def _palette(still: Any, names: Sequence[str]) -> list[int]:
     full = np.array([rgb(look["color"]) for look in styles(names).values()] + [rgb("black"), rgb("white")])
     full = np.unique(full, axis=0)
     edges = [full * part + other * (1 - part) for part in (0.4, 0.7) for other in (1.0, np.array(LOW))]
-    own = np.round(255 * np.concatenate([full, *edges])).astype(int).ravel().tolist()
-    room = 128 - len(own) // 3
-    return [*own, *still.quantize(room).getpalette()[: 3 * room]]
+    own = np.round(255 * np.concatenate([full, *edges])).astype(int)
+    best = np.array(still.quantize(128 - len(own)).getpalette()).reshape(-1, 3)[: 128 - len(own)]
+    near = (np.abs(best[:, None] - own).max(axis=2) < 8).any(axis=1)  # Pillow may take these for the exact ones
+    return [int(part) for color in (*own, *best[~near]) for part in color]
 
 
 # -------------------------------------------------------------------------------------------------------------- curves
@@ -435,7 +445,7 @@ def plot_losses(histories: Any, ax: Any = None, *, smooth: float = 0.0, log: boo
     for name, look in styles(list(found)).items():
         loss, line = found[name], dict(color=look["color"], ls=look["linestyle"], lw=1.6)
         if smooth:
-            ax.plot(loss, **{**line, "lw": 0.8, "alpha": 0.3})
+            ax.plot(loss, **{**line, "lw": 0.8, "ls": "-", "alpha": 0.3})
             loss = _smoothed(loss, smooth)
         ax.plot(loss, label=name, **line)
     if log:
@@ -494,21 +504,25 @@ def plot_heatmap(
     ax: Any = None,
     *,
     log: bool = True,
+    limits: tuple[float, float] | None = None,
     label: str = "loss",
     title: str | None = None,
 ) -> Any:
-    """Draw a value, such as the loss, for every rate and every beta. Light is less; the least is marked.
+    """Draw a value, such as the loss, for every rate and every beta. Light is less; a star marks the least.
 
     Parameters
     ----------
     rates, betas : sequences of floats
         What the columns and the rows stand for.
     values : array_like, shape (len(betas), len(rates))
-        As `rate_beta_grid` returns them. What is not finite is drawn as a crossed-out cell.
+        As `rate_beta_grid` returns them. A cell whose value is not finite has a cross and no colour.
     ax : matplotlib axes, optional
         Where to draw. Default: a new figure of pyplot's.
     log : bool, default True
-        Whether colours follow the logarithm; values that are not positive are then drawn as the least that is.
+        Whether colours follow the logarithm; values that are not positive are then coloured as the least that is.
+    limits : pair of floats, optional
+        What is below the first is coloured like it; what is above the second, as if it were not finite. The loss before the
+        first step is a good second: what ends above it diverges. Default: the least and the greatest finite value.
     label : str, default "loss"
         What the values are, for the colour bar.
     title : str, optional
@@ -528,18 +542,26 @@ def plot_heatmap(
         raise ShapeError(f"values must have shape (len(betas), len(rates)), {len(betas), len(rates)}, got {grid.shape}")
     log = checks.flag("log", log)
     bad = ~np.isfinite(grid)
-    if log and (grid[~bad] > 0).any():
-        grid = np.maximum(grid, grid[~bad & (grid > 0)].min())
+    if limits is not None:
+        low, high = checks.pair(checks.number())("limits", limits)
+        if not low < high or (log and low <= 0):
+            raise HyperParameterError(
+                f"limits must rise{', from above 0 with log=True' if log else ''}, got {limits!r}"
+            )
+        bad |= grid > high
+    else:
+        known = grid[~bad & (grid > 0)] if log and (grid[~bad] > 0).any() else grid[~bad]
+        low, high = (float(known.min()), float(grid[~bad].max())) if known.size else (1.0, 2.0)
+        high = high if high > low else low + 1.0
     ax = _axes(ax)
     colors = need("matplotlib.colors", "plot")
-    shown = np.ma.masked_array(grid, bad)
-    low, high = (float(shown.min()), float(shown.max())) if not bad.all() else (1.0, 1.0)
-    norm = (colors.LogNorm if log and low > 0 else colors.Normalize)(low, high if high > low else low + 1.0)
+    norm = (colors.LogNorm if log and low > 0 else colors.Normalize)(low, high)
+    shown = np.ma.masked_array(np.maximum(grid, low), bad)
     mesh = ax.imshow(shown, cmap="viridis_r", norm=norm, aspect="auto", origin="lower")
     rows, columns = np.nonzero(bad)
     ax.plot(columns, rows, "x", color="#888888", ms=5)
     if not bad.all():
-        at = np.unravel_index(np.argmin(np.where(bad, np.inf, values)), grid.shape)
+        at = np.unravel_index(np.argmin(np.where(bad, np.inf, grid)), grid.shape)
         ax.plot(at[1], at[0], "*", ms=16, mfc="white", mec="black", label="least")
     for axis, numbers in ((ax.xaxis, rates), (ax.yaxis, betas)):
         axis.set_ticks(range(len(numbers)), [f"{x:.3g}" for x in numbers])

@@ -17,6 +17,8 @@ from ..optimizers.base import Optimizer, by_name
 Pair = tuple[float, float]
 #: A path is given up when it is so many widths of the domain away: the rest of it is NaN.
 FAR = 100
+#: What counts as being at a minimum.
+NEAR = 0.1
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Surface:
     gradient : callable
         ``gradient(x, y)``: the two partial derivatives, each in the shape of the value.
     domain : pair of pairs of floats
-        What is drawn: the least and the greatest x, and the same of y.
+        What is drawn: the least and the greatest x, and those of y.
     start : pair of floats
         Where paths begin.
     slope : float
@@ -73,7 +75,7 @@ class Surface:
         low, high = np.array(self.domain).T
         return np.asarray(((points >= low) & (points <= high)).all(axis=-1))
 
-    def there(self, points: Any, within: float = 0.1) -> Array:
+    def there(self, points: Any, within: float = NEAR) -> Array:
         """Which of the points, shape (..., 2), are at most `within` from a minimum, or have left the saddle."""
         points = np.asarray(points, np.float64)
         if not self.minima:
@@ -81,7 +83,7 @@ class Surface:
         away = np.linalg.norm(points[..., None, :] - np.array(self.minima), axis=-1)
         return np.asarray((away <= within).any(axis=-1))
 
-    def arrival(self, path: Any, within: float = 0.1) -> tuple[int | None, int | None]:
+    def arrival(self, path: Any, within: float = NEAR) -> tuple[int | None, int | None]:
         """The first step at which a path is `there`, and the first from which on it stays there; None: never."""
         path = _path("path", path)
         there = self.there(path[np.isfinite(path).all(axis=1)], within)
@@ -218,11 +220,12 @@ SURFACES: dict[str, Surface] = {
 
 # --------------------------------------------------------------------------------------------------------------- rates
 
-#: The default rate of each optimizer as a multiple of the surface's `slope` or `stride`, so that one picture is fair to all:
-#: what moves in proportion to the gradient has one rate, the highest round one at which momentum does not diverge; and
-#: the first steps of what divides by the size of past gradients have lengths between a half and one and a half of each other.
-#: RMSprop has no bias correction: its first step is 10 rates long. Adadelta's is 0.003 rates, and its steps grow; Adagrad's
-#: first is 1 rate, and its steps shrink; Adam's stay near 1 rate, so that it has less.
+#: The default rate of each optimizer: a unit of the surface, and a factor that is the same on all surfaces, so that no optimizer
+#: is tuned to a picture by itself. What moves in proportion to the gradient shares one rate, the surface's `slope`, which
+#: momentum still bears. What divides by the size of past gradients moves by lengths, and so has multiples of its `stride`.
+#: With these factors all of them cover about the same distance early on: Adagrad's first step is as long as its rate, and
+#: later ones are shorter; RMSprop's first is 10 rates long, for it has no bias correction; Adadelta's is 0.003 rates,
+#: and later ones are longer; Adam's stay as long as the rate.
 RATES: dict[str, tuple[str, float]] = {
     "sgd": ("slope", 1.0),
     "momentum": ("slope", 1.0),
@@ -350,7 +353,7 @@ def _make(surface: Surface, optimizer: Any, x: Array, lr: Any, options: dict[str
     if isinstance(optimizer, str):
         cls, implied = by_name(optimizer)
         rate = default_rate(surface, optimizer) if lr is None else lr
-        return cls(x, **{**implied, **options, "lr": rate})
+        return cls(x, **(implied | options | {"lr": rate}))
     if not callable(optimizer) or isinstance(optimizer, Optimizer):
         raise HyperParameterError(
             f"optimizer must be a name, a class, or a callable that makes an optimizer of an array, got {optimizer!r}"
@@ -425,31 +428,31 @@ def rate_beta_grid(
         surface = surface_of(problem)
         start = surface.start if start is None else start
 
-        def fun(x: Array) -> tuple[Any, Array]:
+        def fun(x: Array) -> tuple[Any, Any]:
             at = x.tolist()
-            return surface.value(*at), np.array(surface.gradient(*at), np.float64)
+            return surface.value(*at), surface.gradient(*at)
 
     begin = np.array(start, np.float64)
     cls, implied = by_name(optimizer)
     known = inspect.signature(cls).parameters
-    option = next((n for n in BETAS if n in known), None) if option is None else option
+    option = next((n for n in BETAS if n in known), "beta") if option is None else option
     if option not in known:
-        raise UnsupportedError(f"{cls.__name__} has no option {option or 'beta'!r}.{did_you_mean(option, known)}")
+        raise UnsupportedError(f"{cls.__name__} has no option {option!r}.{did_you_mean(option, known)}")
     found = np.full((len(betas), len(rates)), np.inf)
     with np.errstate(all="ignore"):
         for row, beta in enumerate(betas):
             value = (beta, *known[option].default[1:]) if option == "betas" else beta
             for column, rate in enumerate(rates):
                 x = begin.copy()
-                opt = cls(x, **{**implied, **options, option: value, "lr": rate})
+                opt = cls(x, **(implied | options | {option: value, "lr": rate}))
                 found[row, column] = _descend(fun, opt, x, steps)
     return found
 
 
-def _descend(fun: Callable[[Array], tuple[Any, Array]], opt: Any, x: Array, steps: int) -> float:
+def _descend(fun: Callable[[Array], tuple[Any, Any]], opt: Any, x: Array, steps: int) -> float:
     try:
         for _ in range(steps):
-            g = fun(x)[1]
+            g = np.array(fun(x)[1], np.float64)  # a copy: it may be `x` itself
             if not np.isfinite(g).all():
                 return float("inf")
             opt.step(g)

@@ -13,7 +13,7 @@ from ..checks import Array
 from ..errors import HyperParameterError, ShapeError
 from ..models.features import need
 from ..optimizers.base import Optimizer
-from .surfaces import Surface, _path, surface_of
+from .surfaces import Surface, as_path, surface_of
 
 #: Okabe and Ito's palette, which the colour-blind can tell apart; its yellow, too pale for lines, is left out.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -87,7 +87,7 @@ def _axes(ax: Any, **options: Any) -> Any:
     return ax
 
 
-def _plain(ax: Any) -> None:
+def _tidy(ax: Any) -> None:
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
 
@@ -120,12 +120,12 @@ def _background(surface: Surface, ax: Any) -> None:
     shades = np.linspace(LOW, HIGH, len(levels) - 1)
     ax.contourf(x, y, z, levels, colors=shades, extend="min", zorder=0)
     ax.contour(x, y, z, levels, colors="white", linewidths=0.7, zorder=1)
-    for k, (a, b) in enumerate(surface.minima):
-        ax.plot(a, b, "*", ms=15, mfc="white", mec="black", zorder=2, label="_" if k else "minimum")
+    for a, b in surface.minima:
+        ax.plot(a, b, "*", ms=15, mfc="white", mec="black", zorder=2)
     ax.set(xlim=surface.domain[0], ylim=surface.domain[1], xlabel="x", ylabel="y")
 
 
-def _start(paths: Mapping[str, Array]) -> list[Array]:
+def _starts(paths: Mapping[str, Array]) -> list[Array]:
     """The different points at which paths begin."""
     return list({tuple(path[0]): path[0] for path in paths.values()}.values())
 
@@ -172,29 +172,28 @@ class _Lines:
             self._set(head, seen[-1:])
 
     def legend(self, ax: Any) -> None:
-        """Lines with the markers of their heads."""
+        """Lines with the markers of their heads: beside the picture if the figure makes room for that, else within."""
         lines = need("matplotlib.lines", "plot")
         looks = styles(list(self.paths))
         handles = [lines.Line2D([], [], lw=1.8, ms=7, mec="white", label=name, **look) for name, look in looks.items()]
         start = lines.Line2D([], [], ls="", marker="o", ms=8, mfc="white", mec="black", mew=1.6, label="start")
         star = lines.Line2D([], [], ls="", marker="*", ms=12, mfc="white", mec="black", label="minimum")
-        ax.legend(
-            handles=[*handles, start, *([star] if self.surface.minima and not self.lift else [])],
-            loc="upper left",
-            bbox_to_anchor=(1.0, 1.0),
-            frameon=False,
-        )
+        handles += [start, *([star] if self.surface.minima and not self.lift else [])]
+        if ax.figure.get_layout_engine() is not None:
+            ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+        else:
+            ax.legend(handles=handles, loc="best", fontsize="small", framealpha=0.8)
 
 
 def _checked(surface: Any, paths: Any) -> tuple[Surface, dict[str, Array]]:
     found = _named("paths", "arrays of shape (steps + 1, 2)", paths)
-    return surface_of(surface), {k: _path(f"paths[{k!r}]", path) for k, path in found.items()}
+    return surface_of(surface), {k: as_path(f"paths[{k!r}]", path) for k, path in found.items()}
 
 
 def _flat(surface: Surface, paths: Mapping[str, Array], ax: Any, title: str | None) -> _Lines:
     _background(surface, ax)
     lines = _Lines(surface, paths, ax, lift=False)
-    for a, b in _start(paths):
+    for a, b in _starts(paths):
         ax.plot(a, b, "o", ms=9, mfc="white", mec="black", mew=1.6, zorder=4)
     ax.set_title(surface.name.capitalize() if title is None else title)
     lines.legend(ax)
@@ -208,7 +207,7 @@ def _solid(surface: Surface, paths: Mapping[str, Array], ax: Any, title: str | N
     ax.plot_surface(x, y, z, cmap=shades, lw=0, antialiased=False, rcount=60, ccount=60, zorder=0)
     ax.plot_wireframe(x, y, z, color="white", lw=0.6, rcount=13, ccount=13, zorder=1)
     lines = _Lines(surface, paths, ax, lift=True)
-    for a, b in _start(paths):
+    for a, b in _starts(paths):
         ax.plot([a], [b], [surface.value(a, b)], "o", ms=9, mfc="white", mec="black", mew=1.6, zorder=4)
     ax.set(
         xlim=surface.domain[0],
@@ -451,7 +450,7 @@ def plot_losses(histories: Any, ax: Any = None, *, smooth: float = 0.0, log: boo
     if log:
         ax.set_yscale("log", nonpositive="mask")
     ax.set(xlabel="step", ylabel="loss")
-    _plain(ax)
+    _tidy(ax)
     ax.legend(frameon=False)
     return ax
 
@@ -492,7 +491,7 @@ def plot_schedules(
     if log:
         ax.set_yscale("log", nonpositive="mask")
     ax.set(xlabel="step", ylabel="rate")
-    _plain(ax)
+    _tidy(ax)
     ax.legend(frameon=False)
     return ax
 

@@ -85,7 +85,7 @@ class Surface:
 
     def arrival(self, path: Any, within: float = NEAR) -> tuple[int | None, int | None]:
         """The first step at which a path is `there`, and the first from which on it stays there; None: never."""
-        path = _path("path", path)
+        path = as_path("path", path)
         there = self.there(path[np.isfinite(path).all(axis=1)], within)
         at, away = np.flatnonzero(there), np.flatnonzero(~there)
         if not len(at):
@@ -221,8 +221,8 @@ SURFACES: dict[str, Surface] = {
 # --------------------------------------------------------------------------------------------------------------- rates
 
 #: The default rate of each optimizer: a unit of the surface, and a factor that is the same on all surfaces, so that no optimizer
-#: is tuned to a picture by itself. What moves in proportion to the gradient shares one rate, the surface's `slope`, which
-#: momentum still bears. What divides by the size of past gradients moves by lengths, and so has multiples of its `stride`.
+#: is tuned to a picture by itself. What moves in proportion to the gradient shares one rate, the surface's `slope`, that
+#: momentum bears. What divides by the size of past gradients moves by lengths, and so has multiples of its `stride`.
 #: With these factors all of them cover about the same distance early on: Adagrad's first step is as long as its rate, and
 #: later ones are shorter; RMSprop's first is 10 rates long, for it has no bias correction; Adadelta's is 0.003 rates,
 #: and later ones are longer; Adam's stay as long as the rate.
@@ -372,7 +372,8 @@ def _plain(values: Any) -> Any:
     return values.tolist() if isinstance(values, np.ndarray) else values
 
 
-def _path(name: str, path: Any) -> Array:
+def as_path(name: str, path: Any) -> Array:
+    """`path` as float64 of shape (steps + 1, 2)."""
     path = np.asarray(path, np.float64)
     if path.ndim != 2 or path.shape[1] != 2 or not len(path):
         raise ShapeError(f"{name} must have shape (steps + 1, 2), as trace returns it, got {path.shape}")

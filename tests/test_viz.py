@@ -446,6 +446,26 @@ def test_compare(tmp_path, capsys):
     assert len(frames(gif)) == 135 and still.read_bytes().startswith(b"\x89PNG")  # every third step
 
 
+@needs_matplotlib
+@pytest.mark.parametrize(
+    ("arguments", "solid"),
+    [
+        (["--surface", "saddle"], True),
+        (["--surface", "saddle", "--no-3d"], False),
+        (["--surface", "beale"], False),
+        (["--surface", "beale", "--3d"], True),
+    ],
+)
+def test_compare_in_two_or_three_dimensions(arguments, solid, tmp_path, monkeypatch):
+    drawn = []
+    for name, kind in (("plot_paths", False), ("plot_paths_3d", True)):
+        monkeypatch.setattr(viz, name, lambda *a, kind=kind, **k: drawn.append(kind))
+    monkeypatch.setattr(viz, "animate_paths", lambda *a, **k: (drawn.append(k["solid"]), open(a[2], "w").close()))
+    files = ["--out", str(tmp_path / "a.gif"), "--still", str(tmp_path / "a.png")]
+    assert main(["compare", "--steps", "1", *arguments, *files]) == 0
+    assert drawn == [solid, solid]
+
+
 def test_compare_without_pictures(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["compare", "--surface", "valley", "--start", "-1", "0.5", "--noise", "0.1", "--seed", "3"]) == 0

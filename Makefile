@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 KERNELS := $(wildcard csrc/*.h fastopt/kernels/*.pyx fastopt/kernels/*.pxi fastopt/kernels/builds/*.pyx)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test oracles packaging bench embeddings convergence docs vec lint wheel clean
+.PHONY: demo test oracles packaging bench embeddings convergence docs pictures vec lint wheel clean
 
 # Editable: Python files are used as they are, compiled files are built again when their sources change.
 $(VENV)/package: pyproject.toml setup.py $(KERNELS)
@@ -57,6 +57,9 @@ convergence: $(VENV)/test $(VENV)/flights  ## every optimizer on five problems, 
 
 docs: $(VENV)/package  ## write docs/optimizers.md from the docstrings
 	$(BIN)/python docs/generate.py
+
+pictures: $(VENV)/package  ## draw the pictures of paths and rates in docs/
+	$(BIN)/python docs/pictures.py
 
 vec: $(VENV)/test  ## fail if the compiler did not vectorize a loop of a span
 	$(PIP) install "cython>=3.3.1"

@@ -35,6 +35,7 @@ from fastopt.errors import FastoptError, NonFiniteError
 from fastopt.models import ColumnHasher, LinearClassifier, flights
 from fastopt.models.linear import merged
 from fastopt.optimizers.base import ALIASES, by_name
+from fastopt.viz import SURFACES, Surface
 
 Array = np.ndarray[Any, Any]
 STEPS = 5000
@@ -100,25 +101,15 @@ class Problem:
     missed: Callable[[float], str] = "down to {:.1e}".format
 
 
-def rosenbrock(x: Array, g: Array) -> float:
-    a, b = x.tolist()
-    c = b - a * a
-    g[0], g[1] = -400 * a * c - 2 * (1 - a), 200 * c
-    return 100 * c * c + (1 - a) ** 2
-
-
-def beale(x: Array, g: Array) -> float:
-    a, b = x.tolist()
-    p, q, r = 1.5 - a + a * b, 2.25 - a + a * b * b, 2.625 - a + a * b**3
-    g[0] = 2 * (p * (b - 1) + q * (b * b - 1) + r * (b**3 - 1))
-    g[1] = 2 * a * (p + 2 * q * b + 3 * r * b * b)
-    return p * p + q * q + r * r
+def on(surface: Surface, x: Array, g: Array) -> float:
+    at = x.tolist()
+    g[:] = surface.gradient(*at)
+    return float(surface.value(*at))
 
 
 def saddle(x: Array, g: Array) -> float:
-    a, b = x.tolist()
-    g[0], g[1] = 2 * a, -2 * b
-    return a * a - b * b if abs(a) <= 1 else math.nan  # whoever jumps across has not left it, but missed it
+    value = on(SURFACES["saddle"], x, g)
+    return value if abs(x[0]) <= 1 else math.nan  # whoever jumps across has not left it, but missed it
 
 
 def quadratic(matrix: Array, x: Array, g: Array) -> float:
@@ -133,6 +124,7 @@ def problems() -> dict[str, Problem]:
     matrix = turn @ np.diag(np.logspace(-4, 0, 10)) @ turn.T
     start = turn.sum(axis=1)  # as far from the minimum in every principal direction
     first = quadratic(matrix, start, np.empty(10))
+    rosenbrock, beale = (partial(on, SURFACES[name]) for name in ("rosenbrock", "beale"))
     return {
         "Rosenbrock": Problem(np.array([-1.5, 2.0]), rosenbrock, lambda x, f: f < SMALL),
         "Beale": Problem(np.array([1.0, 1.5]), beale, lambda x, f: f < SMALL),

@@ -1,4 +1,4 @@
-"""The command line: ``fastopt train``, ``fastopt demo``, ``fastopt config``."""
+"""The command line: ``fastopt train``, ``fastopt demo``, ``fastopt compare``, ``fastopt config``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import checks, config
-from .errors import FastoptError, HyperParameterError, NonFiniteError, ShapeError, UnsupportedError
+from .errors import FastoptError, HyperParameterError, NonFiniteError, ShapeError
 from .optimizers.base import ALIASES, Optimizer
 from .version import __version__
 
@@ -33,6 +33,8 @@ DEMO_RATES = {
 DEMO_DECAY = {"adamw": 1e-4}
 #: Each pass of the demo runs at this part of the rate: without a fall at the end the last samples count too much.
 DEMO_PASSES = (1.0, 0.5, 0.25, 0.1)
+#: Endings of pictures that stand still.
+STILL = (".png", ".pdf", ".svg")
 
 
 @dataclass
@@ -133,6 +135,35 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--quick", action="store_true", help="one flight in ten, and no scikit-learn")
     demo.add_argument("--plot", metavar="FILE.png", help="draw the held-out loss after each pass")
 
+    compare = commands.add_parser("compare", help="the paths of several optimizers on a surface, drawn")
+    compare.set_defaults(run=_compare)
+    compare.add_argument("--surface", default="saddle", metavar="NAME", help="default: saddle; a wrong name lists them")
+    compare.add_argument(
+        "--optimizers",
+        default="sgd,momentum,nag,adagrad,adadelta,rmsprop",
+        metavar="NAME,NAME,...",
+        help="in any order",
+    )
+    compare.add_argument(
+        "--lr",
+        action="append",
+        default=[],
+        metavar="NAME=RATE",
+        help="an optimizer's rate; repeat (default: see viz.RATES)",
+    )
+    compare.add_argument("--steps", type=int, help="default: what suits the surface")
+    compare.add_argument("--start", type=float, nargs=2, metavar=("X", "Y"), help="default: the surface's")
+    compare.add_argument("--noise", type=float, default=0.0, help="standard deviation of noise on the gradients")
+    compare.add_argument("--seed", type=int, default=0, help="of the noise")
+    compare.add_argument("--out", metavar="FILE.gif", help="draw the paths as they grow")
+    compare.add_argument("--still", metavar="FILE.png", help="draw the whole paths")
+    compare.add_argument(
+        "--3d",
+        dest="solid",
+        action=argparse.BooleanOptionalAction,
+        help="in three dimensions (default: the saddle alone)",
+    )
+
     about = commands.add_parser("config", help="what this installation is and uses")
     about.set_defaults(run=lambda args: (config.show_config() and 0) or 0)
     return parser
@@ -194,15 +225,10 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _draw(results: Sequence[Result], path: str, title: str) -> None:
     """The held-out loss of each model after each pass."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ModuleNotFoundError as missing:
-        raise UnsupportedError('--plot needs matplotlib: pip install "fastopt[plot]"') from missing
+    from .models.features import need
+    from .viz.pictures import new_figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(figsize=(7, 4.5))
     axes = figure.add_subplot()
     for k, r in enumerate(results):
         axes.plot(
@@ -215,10 +241,19 @@ def _draw(results: Sequence[Result], path: str, title: str) -> None:
             lw=1.4,
         )
     axes.set(xlabel="pass over the training rows", ylabel="held-out loss", title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(need("matplotlib.ticker", "plot").MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(ncols=2, frameon=False, fontsize="small")
     figure.savefig(path, dpi=150)
+
+
+def _writable(option: str, path: str | None, *endings: str) -> None:
+    """Raise if a file cannot be written, before the work and not after it."""
+    if path and (os.path.isdir(path) or not os.path.isdir(os.path.dirname(os.path.abspath(path)))):
+        raise HyperParameterError(f"{option} {path} cannot be written: it is a folder, or its folder does not exist")
+    if path and endings and os.path.splitext(path)[1] not in endings:
+        *first, last = endings
+        raise HyperParameterError(f"{option} {path} must end in {', '.join(first)}{' or ' if first else ''}{last}")
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -228,13 +263,8 @@ def _train(args: argparse.Namespace) -> int:
     checks.integer(1)("--epochs", args.epochs)
     checks.number(0.0, 1.0, closed_low=False, closed_high=False)("--hold-out", args.hold_out)
     checks.integer(0)("--seed", args.seed)
-    for option, path in (("--out", args.out), ("--plot", args.plot)):  # before the work, not after
-        if path and (os.path.isdir(path) or not os.path.isdir(os.path.dirname(os.path.abspath(path)))):
-            raise HyperParameterError(
-                f"{option} {path} cannot be written: it is a folder, or its folder does not exist"
-            )
-    if args.plot and os.path.splitext(args.plot)[1] not in (".png", ".pdf", ".svg"):
-        raise HyperParameterError(f"--plot {args.plot} must end in .png, .pdf or .svg")
+    _writable("--out", args.out)
+    _writable("--plot", args.plot, *STILL)
     classify = args.loss in CLASSIFIER_LOSSES
     names = (
         sorted({*(k for k, cls in Optimizer.known.items() if cls.for_samples), *ALIASES})
@@ -444,6 +474,56 @@ def _tune(X: Any, y: Any, day: Any) -> dict[str, float]:
                 tried[lr] = fit.losses[-1]
             best[name] = min(tried, key=lambda lr: tried[lr])
     return best
+
+
+# ------------------------------------------------------------------------------------------------------------- compare
+
+MOST_FRAMES = 180  # of an animation; more steps than that are drawn several at once
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from . import viz
+    from .viz.pictures import new_figure
+    from .viz.surfaces import NEAR, surface_of
+
+    _writable("--out", args.out, ".gif")
+    _writable("--still", args.still, *STILL)
+    surface = surface_of(args.surface)
+    names = list(dict.fromkeys(args.optimizers.split(",")))
+    rates = {name: viz.default_rate(surface, name) for name in names}
+    for given in args.lr:
+        name, _, rate = given.partition("=")
+        if name not in rates:
+            raise HyperParameterError(f"--lr {given} must be NAME=RATE with one of --optimizers {','.join(names)}")
+        try:
+            rates[name] = float(rate)
+        except ValueError:
+            raise HyperParameterError(f"--lr {given}: {rate!r} is not a number") from None
+    options = dict(start=args.start, steps=args.steps, noise=args.noise, seed=args.seed)
+    paths = {name: viz.trace(surface, name, lr=rate, **options) for name, rate in rates.items()}
+    steps = len(paths[names[0]]) - 1
+    goal = [f"within {NEAR} of a minimum", "for good"] if surface.minima else ["left the saddle"]
+    rows = []
+    for name, path in paths.items():
+        at = ["never" if step is None else str(step) for step in surface.arrival(path)]
+        value = surface.value(*path[np.isfinite(path).all(axis=1)][-1])
+        rows.append([name, f"{rates[name]:g}", *at[: len(goal)], f"{value:.3g}"])
+    print(_table([f"{surface.name}, {steps} steps", "rate", *goal, "last value"], rows))
+    solid = surface.solid if args.solid is None else args.solid
+    if args.out:
+        every = -(-steps // MOST_FRAMES) or 1
+        with _progress(-(-steps // every) + 1, "frame") as bar:
+            viz.animate_paths(surface, paths, args.out, solid=solid, every=every, tick=bar.update)
+        print(f"animated in {args.out}, {os.path.getsize(args.out) / 1e6:.1f} MB")
+    if args.still:
+        figure = new_figure(figsize=(6.4, 4.2), dpi=150)
+        if solid:
+            viz.plot_paths_3d(surface, paths, figure.add_subplot(projection="3d"))
+        else:
+            viz.plot_paths(surface, paths, figure.add_subplot())
+        figure.savefig(args.still)
+        print(f"drawn in {args.still}")
+    return 0
 
 
 if __name__ == "__main__":

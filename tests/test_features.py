@@ -380,8 +380,8 @@ def test_libraries_are_imported_only_when_used() -> None:
 @pytest.mark.parametrize(
     "module, call, words",
     [
-        ("pyarrow", lambda: read_csv("x.csv"), r"pyarrow.*pip install fastopt\[cli\]"),
-        ("sklearn.datasets", lambda: read_svmlight("x"), r"scikit-learn.*pip install fastopt\[models\]"),
+        ("pyarrow", lambda: read_csv("x.csv"), r'pyarrow.*pip install "fastopt\[cli\]"'),
+        ("sklearn.datasets", lambda: read_svmlight("x"), r'scikit-learn.*pip install "fastopt\[models\]"'),
         ("sklearn.utils", lambda: ColumnHasher(9, ["a"]).transform({"a": [1]}), r"scikit-learn.*fastopt\[models\]"),
         ("scipy.sparse", lambda: ColumnHasher(9, ["a"]).transform({"a": [1]}), r"scipy.*fastopt\[models\]"),
     ],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import scipy.optimize
 
 import fastopt
@@ -59,3 +61,12 @@ def test_functions_example_runs():
     for line in lines:
         result = eval(line.partition("#")[0], dict(scope))
         assert result.success and np.abs(result.x - 1).max() < 1e-4
+
+
+def test_pictures_example_runs():
+    pytest.importorskip("matplotlib").use("agg")
+    code = re.search(r"## Pictures\n.*?```python\n(.*?)```", README.read_text(), re.S).group(1)
+    scope: dict[str, object] = {}
+    exec(code, scope)
+    assert scope["ax"].images[0].get_array().shape == (3, 4)
+    sys.modules["matplotlib.pyplot"].close("all")

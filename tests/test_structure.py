@@ -281,7 +281,9 @@ def test_every_build_includes_its_dtype_and_every_span_file():
 # ------------------------------------------------------------------------------------------------------- docstrings
 
 
-OPTIONAL = [n for n in ("schedules", "transforms", "checkpoint", "strategies", "models") if is_module(f"fastopt.{n}")]
+OPTIONAL = [
+    n for n in ("schedules", "transforms", "checkpoint", "strategies", "models", "viz") if is_module(f"fastopt.{n}")
+]
 
 
 @cache

@@ -307,7 +307,7 @@ def need(module: str, extra: str) -> Any:
     except ImportError as error:
         library = {"sklearn": "scikit-learn"}.get(module.split(".")[0], module.split(".")[0])
         raise UnsupportedError(
-            f"this needs {library}, which cannot be imported ({error}); pip install fastopt[{extra}]"
+            f'this needs {library}, which cannot be imported ({error}); pip install "fastopt[{extra}]"'
         ) from error
 
 

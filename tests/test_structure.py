@@ -36,6 +36,7 @@ LAYERS = [
         "version",
         "elementary",
         "reductions",
+        "passes",
         "sparse",
         "csr",
         "scores",

@@ -17,7 +17,8 @@ from test_state import assert_same
 
 import fastopt
 from fastopt import HyperParameterError, ShapeError, SparseGrad, UnsupportedError, kernels, reductions
-from fastopt.optimizers.whole import Runner, sum_of_squares
+from fastopt.optimizers.whole import sum_of_squares
+from fastopt.passes import Runner
 
 Array = np.ndarray
 WHOLE = {name: cls for name, cls in fastopt.Optimizer.known.items() if cls.plan is not None}

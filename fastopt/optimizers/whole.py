@@ -1,50 +1,20 @@
 """The step of the optimizers that look at whole rows, columns or matrices: a sequence of passes, each of which exists
-compiled and in NumPy. A rule is written once, and does not know which of the two it runs."""
+compiled and in NumPy (`fastopt.passes`). A rule is written once, and does not know which of the two it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
 from ..checks import Array
+from ..passes import Pass, Runner
 from ..reductions import SUMMED, block_sums, blocks_of, folded_blocks
 from ..transforms import REFERENCES
 from .plan import Job, NumpyPlan, Turn
 from .tables import COUPLE, SHRINK
-
-
-@dataclass(frozen=True)
-class Pass:
-    """A pass of the kernels, and the same in NumPy: ``reference(*arrays)``, or ``reference(*arrays, h)``, writes into its
-    arrays with the operations of the kernel, every element's and every sum's in the order of the kernel."""
-
-    name: str
-    reference: Callable[..., None]
-
-
-class Runner:
-    """Runs passes: compiled, where there is a table of addresses, else in NumPy."""
-
-    def __init__(self, table: Mapping[str, Any] | None, n_threads: int) -> None:
-        # By type code: the name of a dtype is composed anew at each request.
-        self.table = None if table is None else {np.dtype(name).char: at for name, at in table.items()}
-        self.n_threads = n_threads
-
-    def __call__(
-        self, one: Pass, items: int, sizes: tuple[int, ...], arrays: tuple[Array, ...], h: Array | None = None
-    ) -> None:
-        """Run pass `one` over its `items`; the first array, which has the pass's dtype, is what it streams."""
-        first = arrays[0]
-        if self.table is None:
-            one.reference(*arrays, *([] if h is None else [h]))
-        elif items:
-            address = self.table[first.dtype.char][one.name]
-            kernels.drivers.sweep(address, items, first.size, sizes, arrays, h, self.n_threads)
-
 
 # ----------------------------------------------------------------------------------------------- passes that rules share
 

@@ -10,26 +10,12 @@ import numpy as np
 
 from .. import kernels
 from ..checks import Array
-from ..passes import Pass, Runner
-from ..reductions import SUMMED, block_sums, blocks_of, folded_blocks
+from ..passes import SUMS, Pass, Runner, sum_of_squares
 from ..transforms import REFERENCES
 from .plan import Job, NumpyPlan, Turn
 from .tables import COUPLE, SHRINK
 
 # ----------------------------------------------------------------------------------------------- passes that rules share
-
-
-def _sum_blocks(x: Array, sums: Array) -> None:
-    sums[...] = block_sums(x).T
-
-
-def _square_blocks(x: Array, sums: Array) -> None:
-    wide = x.astype(np.float64)
-    sums[...] = block_sums(wide * wide).T
-
-
-def _fold_sums(sums: Array, total: Array) -> None:
-    total[...] = folded_blocks(sums)
 
 
 def _negated(out: Array, g: Array, h: Array) -> None:
@@ -44,9 +30,6 @@ def _coupled(out: Array, p: Array, h: Array) -> None:
     out[...] = out + h[0] * p
 
 
-SUM_BLOCKS = Pass("sum_blocks", _sum_blocks)
-SQUARE_BLOCKS = Pass("square_blocks", _square_blocks)
-FOLD_SUMS = Pass("fold_sums", _fold_sums)
 NEGATED = Pass("negated", _negated)
 SCALED = Pass("scaled", _scaled)
 COUPLED = Pass("coupled", _coupled)
@@ -56,30 +39,7 @@ AVERAGES = {
     "lookahead": Pass("looked_ahead", REFERENCES["lookahead"]),
 }
 #: what the kernels have for every rule
-SHARED = (SUM_BLOCKS, SQUARE_BLOCKS, FOLD_SUMS, NEGATED, SCALED, COUPLED, *AVERAGES.values())
-
-
-def folded(run: Runner, sums: Array) -> Array:
-    """The sums of blocks, shape (blocks, n), added up: shape (n,)."""
-    if len(sums) == 1:
-        return sums[0]
-    total = np.zeros(sums.shape[1])
-    if len(sums):
-        run(FOLD_SUMS, len(total), sums.shape, (sums, total))
-    return total
-
-
-def row_sums(run: Runner, x: Array, one: Pass = SUM_BLOCKS) -> Array:
-    """The sum of each row of the matrix `x`, or with SQUARE_BLOCKS of its squares, in float64."""
-    rows, width = x.shape
-    sums = np.empty((blocks_of(width, SUMMED), rows))
-    run(one, sums.size, (rows, width), (x, sums))
-    return folded(run, sums)
-
-
-def sum_of_squares(run: Runner, x: Array) -> float:
-    """The sum of the squares of all elements, in float64."""
-    return float(row_sums(run, x.reshape(1, -1), SQUARE_BLOCKS)[0])
+SHARED = (*SUMS, NEGATED, SCALED, COUPLED, *AVERAGES.values())
 
 
 # ---------------------------------------------------------------------------------------------------------------- the plan

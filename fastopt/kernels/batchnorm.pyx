@@ -2,19 +2,19 @@
 #
 # The centre of a column, whose mean is a double, is taken as two numbers of the dtype, hi + lo: a column far from 0 is centred
 # as well as its elements allow, without a double for each element. Tiles have STACKED rows, which the order of the sums is made
-# of, and STRIP columns, which no sum depends on: they stay in the cache from the first look to the second.
+# of, and SUMMED columns, on which no sum depends: they stay in the cache from the first look to the second.
 
 from libc.string cimport memcpy, memset
 
 cdef enum:
-    STRIP = 256
+    STRIP = 256         # room for narrow rows, many of which are taken as one
 
 
-cdef inline void bn_add(Py_ssize_t n, rwd out, ro a, ro b, ro c, ro d) noexcept nogil:
+cdef inline void bn_add(Py_ssize_t n, rwd out, ro x, Py_ssize_t columns) noexcept nogil:
     # Four rows, one after the other: the sums are fetched and stored once for all four.
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, at1 = columns, at2 = 2 * columns, at3 = 3 * columns
     for i in range(n):
-        out[i] = (((out[i] + <double>a[i]) + <double>b[i]) + <double>c[i]) + <double>d[i]
+        out[i] = (((out[i] + <double>x[i]) + <double>x[i + at1]) + <double>x[i + at2]) + <double>x[i + at3]
 
 
 cdef inline void bn_add_one(Py_ssize_t n, rwd out, ro x) noexcept nogil:
@@ -23,15 +23,15 @@ cdef inline void bn_add_one(Py_ssize_t n, rwd out, ro x) noexcept nogil:
         out[i] = out[i] + <double>x[i]
 
 
-cdef inline void bn_spread(Py_ssize_t n, rwd out, rod mean, ro a, ro b, ro c, ro d) noexcept nogil:
-    cdef double e, f, g, k
-    cdef Py_ssize_t i
+cdef inline void bn_spread(Py_ssize_t n, rwd out, rod mean, ro x, Py_ssize_t columns) noexcept nogil:
+    cdef double e, e1, e2, e3
+    cdef Py_ssize_t i, at1 = columns, at2 = 2 * columns, at3 = 3 * columns
     for i in range(n):
-        e = <double>a[i] - mean[i]
-        f = <double>b[i] - mean[i]
-        g = <double>c[i] - mean[i]
-        k = <double>d[i] - mean[i]
-        out[i] = (((out[i] + e * e) + f * f) + g * g) + k * k
+        e = <double>x[i] - mean[i]
+        e1 = <double>x[i + at1] - mean[i]
+        e2 = <double>x[i + at2] - mean[i]
+        e3 = <double>x[i + at3] - mean[i]
+        out[i] = (((out[i] + e * e) + e1 * e1) + e2 * e2) + e3 * e3
 
 
 cdef inline void bn_spread_one(Py_ssize_t n, rwd out, rod mean, ro x) noexcept nogil:
@@ -52,28 +52,27 @@ cdef void batchnorm_statistics(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_
                                const real *h) noexcept nogil:
     # Of each block of rows: the sum of a column, and that of the squares around the block's own mean. Items: tiles. Sizes:
     # rows, columns. Arrays: x, what is found, of shape (blocks, 2, columns).
-    cdef Py_ssize_t rows = sizes[0], columns = sizes[1], along = blocks_of(columns, STRIP), item, b, s, n, r, stop, whole
+    cdef Py_ssize_t rows = sizes[0], columns = sizes[1], along = blocks_of(columns, SUMMED), item, b, s, n, r, stop, whole
     cdef const real *x
     cdef double *sums
-    cdef double mean[STRIP]
+    cdef double mean[SUMMED]
     for item in range(begin, end):
         b, s = item // along, item % along
-        n = at_most(columns - s * STRIP, STRIP)
+        n = at_most(columns - s * SUMMED, SUMMED)
         stop = at_most(rows - b * STACKED, STACKED)
         whole = stop - stop % 4
-        x = <const real *>arrays[0] + b * STACKED * columns + s * STRIP
-        sums = <double *>arrays[1] + 2 * b * columns + s * STRIP
+        x = <const real *>arrays[0] + b * STACKED * columns + s * SUMMED
+        sums = <double *>arrays[1] + 2 * b * columns + s * SUMMED
         memset(sums, 0, n * sizeof(double))
         memset(sums + columns, 0, n * sizeof(double))
         for r in range(0, whole, 4):
-            bn_add(n, sums, x + r * columns, x + (r + 1) * columns, x + (r + 2) * columns, x + (r + 3) * columns)
+            bn_add(n, sums, x + r * columns, columns)
         for r in range(whole, stop):
             bn_add_one(n, sums, x + r * columns)
         memcpy(mean, sums, n * sizeof(double))
         bn_divide(n, mean, <double>stop)
         for r in range(0, whole, 4):
-            bn_spread(n, sums + columns, mean, x + r * columns, x + (r + 1) * columns, x + (r + 2) * columns,
-                      x + (r + 3) * columns)
+            bn_spread(n, sums + columns, mean, x + r * columns, columns)
         for r in range(whole, stop):
             bn_spread_one(n, sums + columns, mean, x + r * columns)
 
@@ -96,9 +95,9 @@ cdef void batchnorm_merge(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *si
     cdef const double *count = <const double *>arrays[2]
     cdef double *mean
     cdef double *var
-    for k in range(blocks_of(end - begin, STRIP)):
-        at = begin + k * STRIP
-        n = at_most(end - at, STRIP)
+    for k in range(blocks_of(end - begin, SUMMED)):
+        at = begin + k * SUMMED
+        n = at_most(end - at, SUMMED)
         found = <const double *>arrays[0] + at
         mean = <double *>arrays[1] + at
         var = mean + columns
@@ -161,32 +160,57 @@ cdef inline void bn_apply(Py_ssize_t n, rw y, ro x, ro hi, ro lo, ro scale, ro b
         y[i] = ((x[i] - hi[i]) - lo[i]) * scale[i] + bias[i]
 
 
+cdef inline Py_ssize_t bn_repeat(real *out, const real *rows, Py_ssize_t count, Py_ssize_t columns) noexcept nogil:
+    # Narrow rows, `count` of them, each so often in a row as a strip has room for; how much of the strip that fills. Then many
+    # rows of a matrix are one loop.
+    cdef Py_ssize_t full = STRIP // columns * columns, k, done
+    for k in range(count):
+        memcpy(out + k * STRIP, rows + k * columns, columns * sizeof(real))
+        done = columns
+        while done < full:
+            memcpy(out + k * STRIP + done, out + k * STRIP, at_most(done, full - done) * sizeof(real))
+            done = 2 * done
+    return full
+
+
 cdef void batchnorm_apply(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays,
                           const real *h) noexcept nogil:
     # Items: tiles. Sizes: rows, columns. Arrays: y, x, centre and scale, bias.
-    cdef Py_ssize_t rows = sizes[0], columns = sizes[1], along = blocks_of(columns, STRIP), item, b, s, n, r, at
+    cdef Py_ssize_t rows = sizes[0], columns = sizes[1], along = blocks_of(columns, SUMMED), item, b, s, n, r, at, stop
     cdef real *centre
+    cdef real wide[4 * STRIP]
+    if 2 * columns <= STRIP:
+        n = bn_repeat(wide, <real *>arrays[2], 3, columns)
+        bn_repeat(wide + 3 * STRIP, <real *>arrays[3], 1, columns)
+        at, stop = begin * STACKED * columns, at_most(end * STACKED, rows) * columns
+        while at < stop:
+            bn_apply(at_most(stop - at, n), <real *>arrays[0] + at, <real *>arrays[1] + at, wide, wide + STRIP,
+                     wide + 2 * STRIP, wide + 3 * STRIP)
+            at = at + n
+        return
     for item in range(begin, end):
         b, s = item // along, item % along
-        n = at_most(columns - s * STRIP, STRIP)
-        centre = <real *>arrays[2] + s * STRIP
+        n = at_most(columns - s * SUMMED, SUMMED)
+        centre = <real *>arrays[2] + s * SUMMED
         for r in range(b * STACKED, at_most((b + 1) * STACKED, rows)):
-            at = r * columns + s * STRIP
+            at = r * columns + s * SUMMED
             bn_apply(n, <real *>arrays[0] + at, <real *>arrays[1] + at, centre, centre + columns, centre + 2 * columns,
-                     <real *>arrays[3] + s * STRIP)
+                     <real *>arrays[3] + s * SUMMED)
 
 
 # Backward.
 
-cdef inline void bn_gather(Py_ssize_t n, rwd sums, rwd products, ro g, ro x, ro g1, ro x1, ro hi, ro lo) noexcept nogil:
-    # Two rows, as in bn_add.
-    cdef double d, e
-    cdef Py_ssize_t i
+cdef inline void bn_gather(Py_ssize_t n, rwd sums, rwd products, ro g, ro x, ro hi, ro lo, Py_ssize_t columns) noexcept nogil:
+    cdef double d, d1, d2, d3, e, e1, e2, e3
+    cdef Py_ssize_t i, at1 = columns, at2 = 2 * columns, at3 = 3 * columns
     for i in range(n):
-        d = <double>g[i]
-        e = <double>g1[i]
-        sums[i] = (sums[i] + d) + e
-        products[i] = (products[i] + d * <double>((x[i] - hi[i]) - lo[i])) + e * <double>((x1[i] - hi[i]) - lo[i])
+        d, d1, d2, d3 = <double>g[i], <double>g[i + at1], <double>g[i + at2], <double>g[i + at3]
+        e = <double>((x[i] - hi[i]) - lo[i])
+        e1 = <double>((x[i + at1] - hi[i]) - lo[i])
+        e2 = <double>((x[i + at2] - hi[i]) - lo[i])
+        e3 = <double>((x[i + at3] - hi[i]) - lo[i])
+        sums[i] = (((sums[i] + d) + d1) + d2) + d3
+        products[i] = (((products[i] + d * e) + d1 * e1) + d2 * e2) + d3 * e3
 
 
 cdef inline void bn_gather_one(Py_ssize_t n, rwd sums, rwd products, ro g, ro x, ro hi, ro lo) noexcept nogil:
@@ -202,25 +226,27 @@ cdef void batchnorm_gather(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *s
                            const real *h) noexcept nogil:
     # Of each block of rows: the sum of dy, and that of dy times the centred x. Items: tiles. Sizes: rows, columns. Arrays:
     # dy, x, centre and scale, sums of shape (blocks, 2, columns).
-    cdef Py_ssize_t rows = sizes[0], columns = sizes[1], along = blocks_of(columns, STRIP), item, b, s, n, r, stop, first, at
-    cdef real *g = <real *>arrays[0]
-    cdef real *x = <real *>arrays[1]
+    cdef Py_ssize_t rows = sizes[0], columns = sizes[1], along = blocks_of(columns, SUMMED), item, b, s, n, r, at, stop, whole
+    cdef const real *g
+    cdef const real *x
     cdef real *centre
     cdef double *sums
     for item in range(begin, end):
         b, s = item // along, item % along
-        n = at_most(columns - s * STRIP, STRIP)
-        centre = <real *>arrays[2] + s * STRIP
-        sums = <double *>arrays[3] + 2 * b * columns + s * STRIP
+        n = at_most(columns - s * SUMMED, SUMMED)
+        stop = at_most(rows - b * STACKED, STACKED)
+        whole = stop - stop % 4
+        at = b * STACKED * columns + s * SUMMED
+        g = <const real *>arrays[0] + at
+        x = <const real *>arrays[1] + at
+        centre = <real *>arrays[2] + s * SUMMED
+        sums = <double *>arrays[3] + 2 * b * columns + s * SUMMED
         memset(sums, 0, n * sizeof(double))
         memset(sums + columns, 0, n * sizeof(double))
-        first, stop = b * STACKED, at_most((b + 1) * STACKED, rows)
-        for r in range(first, stop - stop % 2, 2):
-            at = r * columns + s * STRIP
-            bn_gather(n, sums, sums + columns, g + at, x + at, g + at + columns, x + at + columns, centre, centre + columns)
-        if stop % 2:
-            at = (stop - 1) * columns + s * STRIP
-            bn_gather_one(n, sums, sums + columns, g + at, x + at, centre, centre + columns)
+        for r in range(0, whole, 4):
+            bn_gather(n, sums, sums + columns, g + r * columns, x + r * columns, centre, centre + columns, columns)
+        for r in range(whole, stop):
+            bn_gather_one(n, sums, sums + columns, g + r * columns, x + r * columns, centre, centre + columns)
 
 
 cdef inline void bn_slopes(Py_ssize_t n, rw level, rw slope, rw weight, rw bias, rod sums, rod products, rod invstd,
@@ -257,16 +283,26 @@ cdef inline void bn_backward(Py_ssize_t n, rw dx, ro g, ro x, ro hi, ro lo, ro s
 cdef void batchnorm_backward(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays,
                              const real *h) noexcept nogil:
     # Items: tiles. Sizes: rows, columns. Arrays: dx, dy, x, centre and scale, level and slope.
-    cdef Py_ssize_t rows = sizes[0], columns = sizes[1], along = blocks_of(columns, STRIP), item, b, s, n, r, at
+    cdef Py_ssize_t rows = sizes[0], columns = sizes[1], along = blocks_of(columns, SUMMED), item, b, s, n, r, at, stop
     cdef real *centre
     cdef real *level
+    cdef real wide[5 * STRIP]
+    if 2 * columns <= STRIP:
+        n = bn_repeat(wide, <real *>arrays[3], 3, columns)
+        bn_repeat(wide + 3 * STRIP, <real *>arrays[4], 2, columns)
+        at, stop = begin * STACKED * columns, at_most(end * STACKED, rows) * columns
+        while at < stop:
+            bn_backward(at_most(stop - at, n), <real *>arrays[0] + at, <real *>arrays[1] + at,
+                        <real *>arrays[2] + at, wide, wide + STRIP, wide + 2 * STRIP, wide + 3 * STRIP, wide + 4 * STRIP)
+            at = at + n
+        return
     for item in range(begin, end):
         b, s = item // along, item % along
-        n = at_most(columns - s * STRIP, STRIP)
-        centre = <real *>arrays[3] + s * STRIP
-        level = <real *>arrays[4] + s * STRIP
+        n = at_most(columns - s * SUMMED, SUMMED)
+        centre = <real *>arrays[3] + s * SUMMED
+        level = <real *>arrays[4] + s * SUMMED
         for r in range(b * STACKED, at_most((b + 1) * STACKED, rows)):
-            at = r * columns + s * STRIP
+            at = r * columns + s * SUMMED
             bn_backward(n, <real *>arrays[0] + at, <real *>arrays[1] + at, <real *>arrays[2] + at, centre, centre + columns,
                         centre + 2 * columns, level, level + columns)
 
@@ -280,16 +316,15 @@ cdef inline void bn_scale(Py_ssize_t n, rw dx, ro g, ro scale) noexcept nogil:
 cdef void batchnorm_backward_running(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays,
                                      const real *h) noexcept nogil:
     # With statistics that do not depend on x. Items: tiles. Sizes: rows, columns. Arrays: dx, dy, centre and scale.
-    cdef Py_ssize_t rows = sizes[0], columns = sizes[1], along = blocks_of(columns, STRIP), item, b, s, r, at
+    cdef Py_ssize_t rows = sizes[0], columns = sizes[1], along = blocks_of(columns, SUMMED), item, b, s, r, at
     for item in range(begin, end):
         b, s = item // along, item % along
         for r in range(b * STACKED, at_most((b + 1) * STACKED, rows)):
-            at = r * columns + s * STRIP
-            bn_scale(at_most(columns - s * STRIP, STRIP), <real *>arrays[0] + at, <real *>arrays[1] + at,
-                     <real *>arrays[2] + 2 * columns + s * STRIP)
+            at = r * columns + s * SUMMED
+            bn_scale(at_most(columns - s * SUMMED, SUMMED), <real *>arrays[0] + at, <real *>arrays[1] + at,
+                     <real *>arrays[2] + 2 * columns + s * SUMMED)
 
 
-TABLE["STRIP"] = STRIP
 TABLE["batchnorm_statistics"] = <size_t><void *>batchnorm_statistics
 TABLE["batchnorm_merge"] = <size_t><void *>batchnorm_merge
 TABLE["batchnorm_scales"] = <size_t><void *>batchnorm_scales

@@ -13,10 +13,7 @@ from ..checks import Array
 from ..errors import LayoutError, OverlapError, ShapeError, StateError
 from ..optimizers.base import choose_backend
 from ..passes import Pass, Runner, folded
-from ..reductions import STACKED, blocks_of, folded_blocks, stacked_sums
-
-STRIP = 256  # columns of a tile; no result depends on it
-
+from ..reductions import STACKED, SUMMED, blocks_of, folded_blocks, stacked_sums
 
 # ------------------------------------------------------------------------------------------------- the passes in NumPy
 # What their arrays are is said in kernels/batchnorm.pyx.
@@ -97,7 +94,7 @@ def _counts(rows: int) -> Array:
 
 
 def _tiles(shape: tuple[int, ...]) -> int:
-    return blocks_of(shape[0], STACKED) * blocks_of(shape[1], STRIP)
+    return blocks_of(shape[0], STACKED) * blocks_of(shape[1], SUMMED)
 
 
 # ------------------------------------------------------------------------------------------------------------ the layer

@@ -37,7 +37,8 @@ class Runner:
         """Run pass `one` over its `items`; the first array, which has the pass's dtype, is what it streams."""
         first = arrays[0]
         if self.table is None:
-            one.reference(*arrays, *([] if h is None else [h]))
+            with np.errstate(all="ignore"):  # the kernels warn of nothing, either
+                one.reference(*arrays, *([] if h is None else [h]))
         elif items:
             address = self.table[first.dtype.char][one.name]
             kernels.drivers.sweep(address, items, first.size, sizes, arrays, h, self.n_threads)

@@ -62,6 +62,6 @@ from .version import __version__ as __version__
 
 
 def __getattr__(name: str) -> _ModuleType:
-    if name == "models":  # imports scikit-learn, so only when asked for
+    if name in ("models", "strategies"):  # only when asked for: models imports scikit-learn
         return _import_module(".models", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -62,6 +62,6 @@ from .version import __version__ as __version__
 
 
 def __getattr__(name: str) -> _ModuleType:
-    if name in ("models", "viz"):  # what is built on these libraries is loaded when asked for
+    if name in ("models", "strategies", "viz"):  # when asked for: models imports scikit-learn
         return _import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,3 @@
+"""What surrounds the steps of an optimizer in training."""
+
+from .normalization import BatchNorm as BatchNorm

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 KERNELS := $(wildcard csrc/*.h fastopt/kernels/*.pyx fastopt/kernels/*.pxi fastopt/kernels/builds/*.pyx)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test oracles packaging bench embeddings convergence docs pictures vec lint wheel clean
+.PHONY: demo test oracles packaging bench embeddings convergence survey docs pictures vec lint wheel clean
 
 # Editable: Python files are used as they are, compiled files are built again when their sources change.
 $(VENV)/package: pyproject.toml setup.py $(KERNELS)
@@ -55,6 +55,9 @@ embeddings: $(VENV)/test  ## make embeddings TEXT=file: exact, lazy and others' 
 
 convergence: $(VENV)/test $(VENV)/flights  ## every optimizer on five problems, rates searched: bench/CONVERGENCE.md
 	$(BIN)/python bench/convergence.py --out bench/CONVERGENCE.md
+
+survey: $(VENV)/test  ## check what two surveys of gradient descent say, claim by claim: docs/survey.md and its pictures
+	$(BIN)/python -m bench.survey
 
 docs: $(VENV)/package  ## write docs/optimizers.md from the docstrings
 	$(BIN)/python docs/generate.py

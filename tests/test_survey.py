@@ -66,7 +66,7 @@ def test_spread_says_when_runs_diverged():
 
 def test_chosen_never_takes_a_rate_that_diverges():
     best, means = harness.chosen(
-        [0.1, 1.0, 10.0], lambda lr, seed: {0.1: 2.0, 1.0: 1.0 + seed, 10.0: math.nan}[lr], [0, 1]
+        [10.0, 0.1, 1.0], lambda lr, seed: {0.1: 2.0, 1.0: 1.0 + seed, 10.0: math.nan}[lr], [0, 1]
     )
     assert best == 1.0 and means[1.0] == 1.5
     assert harness.chosen([3, 4], lambda x, seed: math.inf if x == 3 else 9.0, [0])[0] == 4

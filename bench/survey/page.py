@@ -28,8 +28,8 @@ Claims of two surveys by S. Ruder, in our words, each with an experiment: *An ov
 algorithms* (2016/17, arXiv 1609.04747; "{OVERVIEW}" below) and *Optimization for deep learning highlights in 2017*
 ("{HIGHLIGHTS}"). This page is made by `make survey` from the code in `bench/survey`; edit that.
 
-- Every run follows from its seed, which chooses the split of the data, the start and the order of the samples. Figures are
-  means ± standard deviations over the seeds. "Clearly": the 95 % interval of the paired difference excludes 0.
+- Every run follows from its seed, which chooses the split of the data, the start and the order of the samples. Figures
+  are means ± standard deviations over the seeds. "Clearly": the 95 % interval of the paired difference excludes 0.
 - Where optimizers are compared, each has the rate of a grid that is best for it, chosen on other seeds than those that
   judge.
 - The verdict is computed: each claim has checks. All true: *{HELD}*; some: *{IN_PART}*; none: *{NOT_HELD}*. They were

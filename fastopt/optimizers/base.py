@@ -362,6 +362,11 @@ class Optimizer(metaclass=Constructor):
         """What was given as `nonfinite`; it cannot be changed."""
         return self._nonfinite
 
+    @property
+    def steps(self) -> int:
+        """Completed steps: what schedules are asked for next. Steps that `nonfinite` skipped do not count."""
+        return self._plan.steps
+
     # ------------------------------------------------------------------------------------- what a derived class says
 
     @classmethod

@@ -39,6 +39,11 @@ def shuffled(seed: int, epoch: int, n: int) -> Array:
     return np.argsort(raw(seed, epoch, 0, n), kind="stable")
 
 
+def portion(share: float, n: int) -> int:
+    """So many of `n`, at least 1: rounded up, but not for a share that is itself rounded up, as 0.1 + 0.2 is."""
+    return max(1, math.ceil(share * n * (1.0 - 1e-12)))
+
+
 @dataclass(frozen=True)
 class Sequential:
     """Every epoch takes the samples as they come."""
@@ -197,10 +202,10 @@ class Curriculum:
             return self._drawn(n, epoch, self._any_level(n, epoch))
         share = checks.number(0.0, 1.0, closed_low=False)(f"pace of epoch {epoch}", self.pace(epoch))
         if self.strategy == "paced":
-            some = self._easiest[: math.ceil(share * n)]
+            some = self._easiest[: portion(share, n)]
             return some[shuffled(self.seed, epoch, len(some))]
         levels = len(self._bounds) - 1
-        reached = min(math.ceil(share * levels), levels) - 1
+        reached = portion(share, levels) - 1
         mixed = uniform(self.seed, epoch, 3, n) < self.mix
         return self._drawn(n, epoch, np.where(mixed, self._any_level(n, epoch), reached))
 

@@ -153,6 +153,7 @@ def judge(rates: Array, losses: Array, smoothed: Array) -> RangeTest:
         off = steps[0] - steps[0].mean(axis=1, keepdims=True)
         slopes = (off * steps[1]).sum(axis=1) / (off * off).sum(axis=1)
         steepest = int(np.where(np.isfinite(slopes), slopes, np.inf).argmin())
-        if slopes[steepest] < 0:
+        width_in_x = steps[0][steepest][-1] - steps[0][steepest][0]
+        if -slopes[steepest] * width_in_x > 1e-12 * np.abs(steps[1][steepest]).max():  # more than rounding
             suggestion = float(np.exp(steps[0][steepest].mean()))
     return RangeTest(rates, losses, smoothed, suggestion, float(rates[best]) / 10.0)

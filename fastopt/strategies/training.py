@@ -604,7 +604,9 @@ class _Run:
         named = dict(found) if isinstance(found, Mapping) else {"validation": found}
         for name in named:
             if not isinstance(name, str) or name in ("epoch", "step", "loss"):
-                raise DTypeError(f"validation must name its numbers by words other than epoch, step and loss; got {name!r:.60}")
+                raise DTypeError(
+                    f"validation must name its numbers by words other than epoch, step and loss; got {name!r:.60}"
+                )
         what = "validation must return a number, or a dict of numbers"
         return {name: one_number(what, value) for name, value in named.items()}
 
@@ -699,4 +701,3 @@ class _Run:
         self.history, self.best = history, best
         self.epoch, self.at = position["epoch"], position["at"]
         self.total, self.samples = position["total"], position["samples"]
-

@@ -464,6 +464,7 @@ def test_more_epochs_and_the_optimizer_alone(tmp_path):
         ({"optimizer": lambda p: fastopt.Adam(p, transforms=[fastopt.transforms.ema()])}, "ema"),
         ({"early_stopping": EarlyStopping()}, "early_stopping is"),
         ({"callbacks": [Recorder()]}, r"callbacks is \[\], but here it is \['Recorder'\]"),
+        ({"layers": [Recorder()]}, "layers and callbacks is"),
     ],
 )
 def test_another_run_cannot_be_resumed(tmp_path, change, match):
@@ -506,6 +507,42 @@ def test_a_state_that_a_callback_refuses_changes_nothing(tmp_path):
     with pytest.raises(fastopt.StateError, match="not mine"):
         fit(params, "adam", checkpoint=path, resume=True, callbacks=[picky], early_stopping=other)
     assert not params["w"].any() and picky.seen == [] and other.best is None
+
+
+class Running:
+    """A layer with a memory, as batch normalization has one."""
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+
+    def __call__(self, params: Any, x: Any, y: Any) -> Any:
+        self.mean = 0.9 * self.mean + 0.1 * float(y.mean())
+        loss, grads = loss_and_grad(params, x, y)
+        return loss + self.mean, grads
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.mean = state["mean"]
+
+
+def test_layers_go_along(tmp_path):
+    path, layer, means = tmp_path / "run.npz", Running(), []
+
+    def run(layer: Any, **options: Any) -> Any:
+        return fastopt.train(layer, fresh(), (X, Y), "adam", batch_size=20, layers=[layer], **options)
+
+    scores = iter([3.0, 1.0, 2.0])
+    judge = lambda p: means.append(layer.mean) or next(scores)  # noqa: E731
+    run(layer, epochs=3, validation=judge, early_stopping=EarlyStopping())
+    assert layer.mean == means[1] != means[2]
+    whole = run(Running(), epochs=3)
+    run(Running(), epochs=3, max_steps=4, checkpoint=path)
+    assert run(Running(), epochs=3, checkpoint=path, resume=True).loss.tolist() == whole.loss.tolist()
+    layer.mean = 7.0
+    fastopt.lr_range_test(layer, fresh(), (X, Y), "sgd", layers=[layer])
+    assert layer.mean == 7.0
 
 
 # ------------------------------------------------------------------------------------------------------------- Ctrl-C
@@ -822,6 +859,8 @@ def test_range_test_that_fails_changes_nothing():
         ({"progress": 1}, fastopt.HyperParameterError, "progress"),
         ({"validation": 3}, fastopt.DTypeError, "validation must be callable"),
         ({"early_stopping": 3}, fastopt.DTypeError, "an EarlyStopping"),
+        ({"layers": Recorder()}, fastopt.DTypeError, "a list of layers"),
+        ({"layers": [print]}, fastopt.DTypeError, "lacks state_dict or load_state_dict"),
         ({"callbacks": Recorder()}, fastopt.DTypeError, "a list of callbacks"),
         ({"callbacks": [Recorder]}, fastopt.DTypeError, "on_step_end"),
         ({"callbacks": [print]}, fastopt.DTypeError, "neither on_step_end nor on_epoch_end"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from .. import checks
 from ..checks import Array
 from ..errors import HyperParameterError, NonFiniteError
 from .order import Batches
-from .training import Data, loss_of, make_optimizer
+from .training import Data, check_layers, loss_of, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def lr_range_test(
     order: Any = "shuffled",
     seed: int = 0,
     sample_weight: Any = None,
+    layers: Sequence[Any] = (),
     smoothing: float = 0.9,
     stop_at: float = 4.0,
 ) -> RangeTest:
@@ -63,8 +64,8 @@ def lr_range_test(
 
     Parameters
     ----------
-    loss_and_grad, params, data, optimizer, batch_size, order, seed, sample_weight
-        As in `train`. Parameters and optimizer are as they were in the end, to the last bit, also if the test fails.
+    loss_and_grad, params, data, optimizer, batch_size, order, seed, sample_weight, layers
+        As in `train`. Parameters, optimizer and layers are as they were in the end, to the last bit, also if the test fails.
     lowest, highest : float, default 1e-6 and 10.0
         The first and the last rate; those between grow geometrically.
     steps : int, optional
@@ -80,8 +81,7 @@ def lr_range_test(
 
     Notes
     -----
-    The rate of every group is the tested one meanwhile. What else remembers, such as the running statistics of a `BatchNorm` inside
-    `loss_and_grad`, is not put back. Smith raises the rate linearly; the geometric rise, the smoothing and the end at four times
+    The rate of every group is the tested one meanwhile. Smith raises the rate linearly; the geometric rise, the smoothing and the end at four times
     the best are those of fastai's ``lr_find``, which smooths by 0.98 and looks for the slope in what is smoothed.
 
     Examples
@@ -101,13 +101,14 @@ def lr_range_test(
         raise HyperParameterError(f"lowest must be below highest, got {lowest!r} and {highest!r}")
     keep = checks.fraction("smoothing", smoothing)
     limit = checks.number(1.0, closed_low=False)("stop_at", stop_at)
+    remembering = check_layers(layers)
     opt, samples = make_optimizer(optimizer, params), Data(data, sample_weight)
     batches = Batches(samples.n, batch_size, order, seed=seed)
     count = checks.integer(2)("steps", steps) if steps is not None else max(2, sum(1 for _ in batches.epoch(0)))
     first = opt.steps
     rates = low * (high / low) ** (np.arange(count) / (count - 1))
     before, skipped = opt.state_dict(), opt.skipped
-    kept = [p.copy(order="K") for p in files.parameters(opt)]
+    kept, memories = [p.copy(order="K") for p in files.parameters(opt)], [layer.state_dict() for layer in remembering]
     losses: list[float] = []
     smoothed: list[float] = []
     average, epoch = 0.0, 0
@@ -136,6 +137,8 @@ def lr_range_test(
     finally:
         opt.load_state_dict(before)
         opt.skipped = skipped
+        for layer, memory in zip(remembering, memories, strict=True):
+            layer.load_state_dict(memory)
         for p, value in zip(files.parameters(opt), kept, strict=True):
             p[...] = value
     return judge(rates[: len(losses)], np.array(losses), np.array(smoothed))

@@ -158,6 +158,7 @@ def train(
     validation: Callable[[Any], Any] | None = None,
     early_stopping: EarlyStopping | None = None,
     callbacks: Sequence[Any] = (),
+    layers: Sequence[Any] = (),
     progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
@@ -203,6 +204,9 @@ def train(
         What it saw before is forgotten, but for a resumption.
     callbacks : sequence, default ()
         Objects with ``on_step_end``, ``on_epoch_end``, or both; see `Callback`. `ResetState` is one.
+    layers : sequence, default ()
+        What has a memory inside `loss_and_grad`, such as each `BatchNorm`: objects with ``state_dict()`` and
+        ``load_state_dict(d)``. They are in the checkpoints, and go back to the best epoch with the parameters.
     progress : bool, default False
         A bar for each epoch, with loss and rate, by tqdm.
     checkpoint : path, optional
@@ -243,8 +247,8 @@ def train(
     With `early_stopping`, the parameters are those of the best epoch at the end, unless Ctrl-C or `max_steps` ended the training, which
     is then to be resumed. The file always has those of the last step.
 
-    Keras's ``fit`` draws the order from a global seed; what is random inside `loss_and_grad` (dropout) or has memory (running
-    statistics) is the caller's to make a function of the step, or to keep by a callback with a ``state_dict``.
+    What is random inside `loss_and_grad` (dropout) is the caller's to make a function of the step, or to keep by one of the
+    `layers`. Keras's ``fit`` draws the order of the data from a global seed.
 
     Examples
     --------
@@ -268,6 +272,7 @@ def train(
         validation,
         early_stopping,
         callbacks,
+        layers,
         checks.flag("stop_on_nan", stop_on_nan),
     )
     path = None if checkpoint is None else check_path(checkpoint)
@@ -361,6 +366,23 @@ class Data:
     def take(self, rows: Array) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The batch of these samples: what `loss_and_grad` gets after the parameters."""
         return tuple(a[rows] for a in self.arrays), {} if self.weight is None else {"sample_weight": self.weight[rows]}
+
+
+def has_memory(thing: Any) -> bool:
+    """Whether it has a state for checkpoints."""
+    return all(callable(getattr(thing, name, None)) for name in MEMORY)
+
+
+def check_layers(layers: Any) -> list[Any]:
+    """`layers` as a list of objects with memory."""
+    if not isinstance(layers, (list, tuple)):
+        raise DTypeError(f"layers must be a list of layers, got {type(layers).__name__}")
+    for layer in layers:
+        if isinstance(layer, type) or not has_memory(layer):
+            raise DTypeError(
+                f"layers has {layer!r:.60}, which lacks {' or '.join(MEMORY)}; leave out what has no memory"
+            )
+    return list(layers)
 
 
 def check_path(path: Any) -> str:
@@ -459,6 +481,7 @@ class _Run:
         validation: Callable[[Any], Any] | None,
         early_stopping: EarlyStopping | None,
         callbacks: Sequence[Any],
+        layers: Sequence[Any],
         stop_on_nan: bool,
     ) -> None:
         for name, value in (("loss_and_grad", loss_and_grad), ("validation", validation)):
@@ -472,6 +495,7 @@ class _Run:
             if isinstance(one, type) or not any(callable(getattr(one, hook, None)) for hook in HOOKS):
                 raise DTypeError(f"callbacks has {one!r:.60}, which has neither {' nor '.join(HOOKS)}")
         self.loss_and_grad, self.params, self.optimizer, self.data = loss_and_grad, params, optimizer, data
+        self.layers = check_layers(layers)
         self.batches = batches(data.n)
         self.accumulator = Accumulator(optimizer, accumulate)
         self.validation, self.early_stopping, self.callbacks = validation, early_stopping, callbacks
@@ -479,11 +503,11 @@ class _Run:
         self.history = History(optimizer)
         self.epoch, self.at = 0, 0  # where the next batch begins
         self.total, self.samples = 0.0, 0  # losses times samples in this epoch, and samples
-        self.best: list[Array] | None = None
+        self.best: dict[str, Any] | None = None  # parameters, and what the layers remember
 
     def remembering(self) -> list[Any]:
-        """The callbacks with a state for checkpoints."""
-        return [one for one in self.callbacks if all(callable(getattr(one, name, None)) for name in MEMORY)]
+        """Layers, and the callbacks with a state for checkpoints."""
+        return [*self.layers, *(one for one in self.callbacks if has_memory(one))]
 
     def identity(self) -> dict[str, Any]:
         """Which run this is: a checkpoint of another cannot be resumed."""
@@ -498,7 +522,7 @@ class _Run:
             "sample_weight": self.data.weight is not None,
             "optimizer": type(self.optimizer).__name__,
             "early_stopping": self.early_stopping is not None,
-            "callbacks": [type(one).__name__ for one in self.remembering()],
+            "layers and callbacks": [type(one).__name__ for one in self.remembering()],
         }
 
     def go(
@@ -630,12 +654,14 @@ class _Run:
     def keep_best(self) -> None:
         """Remember the parameters as they are in use."""
         assert self.early_stopping is not None
-        if self.early_stopping.restore_best:
-            arrays = files.parameters(self.optimizer)
-            if self.best is None:
-                self.best = [p.copy(order="K") for p in arrays]
-            for kept, p in zip(self.best, arrays, strict=True):
-                kept[...] = p
+        if not self.early_stopping.restore_best:
+            return
+        arrays = files.parameters(self.optimizer)
+        if self.best is None:
+            self.best = {"params": [np.empty_like(p) for p in arrays]}
+        for kept, p in zip(self.best["params"], arrays, strict=True):
+            kept[...] = p
+        self.best["layers"] = [layer.state_dict() for layer in self.layers]
 
     def restore_best(self) -> None:
         """The best parameters; those of a Schedule-Free optimizer are averages, and it knows."""
@@ -644,7 +670,9 @@ class _Run:
         self.optimizer.flush()
         if hasattr(self.optimizer, "eval"):
             self.optimizer.eval()
-        for p, kept in zip(files.parameters(self.optimizer), self.best, strict=True):
+        for layer, memory in zip(self.layers, self.best["layers"], strict=True):
+            layer.load_state_dict(memory)
+        for p, kept in zip(files.parameters(self.optimizer), self.best["params"], strict=True):
             p[...] = kept
 
     # -------------------------------------------------------------------------------------------------- checkpoints
@@ -662,13 +690,13 @@ class _Run:
                 "history": self.history.state_dict(),
                 "early_stopping": None if stopping is None else stopping.state_dict(),
                 "best": self.best,
-                "callbacks": [one.state_dict() for one in self.remembering()],
+                "memories": [one.state_dict() for one in self.remembering()],
             },
         )
 
     def restore(self, tree: Any, path: str) -> None:
         """Go on from what `save` wrote, or raise and leave everything as it was."""
-        parts = {"run", "optimizer", "position", "history", "early_stopping", "best", "callbacks"}
+        parts = {"run", "optimizer", "position", "history", "early_stopping", "best", "memories"}
         if not isinstance(tree, dict) or tree.get("kind") != "training" or not parts <= set(tree):
             raise CheckpointError(f"{path} is no checkpoint of train; fastopt.load reads what fastopt.save wrote")
         mine = self.identity()
@@ -683,10 +711,10 @@ class _Run:
         loaders: list[tuple[Any, Any]] = [(history, tree["history"])]
         if self.early_stopping is not None:
             loaders.append((self.early_stopping, tree["early_stopping"]))
-        loaders += zip(self.remembering(), tree["callbacks"], strict=True)
+        loaders += zip(self.remembering(), tree["memories"], strict=True)
         best = tree["best"]
         shapes = [(p.shape, p.dtype) for p in files.parameters(self.optimizer)]
-        if best is not None and [(p.shape, p.dtype) for p in best] != shapes:
+        if best is not None and [(p.shape, p.dtype) for p in best["params"]] != shapes:
             raise CheckpointError(f"{path} is damaged: its best parameters have other shapes than the parameters")
         before: list[tuple[Any, Any]] = []
         try:

@@ -1294,6 +1294,10 @@ class Joined(Schedule):
         while isinstance(first, Joined) and first.at < milestones[0]:
             # Ours count from the beginning in a chain, and so do the milestones.
             parts, milestones, first = [first.second, *parts], [first.at, *milestones], first.first
+        if len(parts) == 1 and isinstance(first, Constant) and isinstance(parts[0], Constant) and first != parts[0]:
+            if not first.value < parts[0].value:
+                raise _no_torch("a Constant that falls to another", "ConstantLR's factor is at most 1")
+            return "ConstantLR", {"factor": first.value / parts[0].value, "total_iters": self.at}
         return _sequence([first, *parts], milestones)
 
 

@@ -47,7 +47,11 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "restarts, tripled": ("CosineAnnealingWarmRestarts", {"T_0": 10, "T_mult": 3, "eta_min": 1e-2}, STEPS),
     "cyclic": ("CyclicLR", {"base_lr": 0.01, "max_lr": 0.3}, STEPS),
     "cyclic, uneven": ("CyclicLR", {"base_lr": 0.01, "max_lr": 0.3, "step_size_up": 70, "step_size_down": 130}, STEPS),
-    "cyclic, halved": ("CyclicLR", {"base_lr": 1e-3, "max_lr": 1e-1, "step_size_up": 333, "mode": "triangular2"}, STEPS),
+    "cyclic, halved": (
+        "CyclicLR",
+        {"base_lr": 1e-3, "max_lr": 1e-1, "step_size_up": 333, "mode": "triangular2"},
+        STEPS,
+    ),
     "cyclic, fading": (
         "CyclicLR",
         {"base_lr": 1e-3, "max_lr": 1e-1, "step_size_up": 250, "mode": "exp_range", "gamma": 0.9995},
@@ -79,6 +83,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
         STEPS,
     ),
 }
+
 
 def scheduler(name: str, options: dict[str, Any], base: float = BASE) -> Any:
     """PyTorch's, with an optimizer of its own."""
@@ -195,9 +200,12 @@ PLATEAUS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", PLATEAUS, ids=lambda o: ", ".join(f"{k}={v}" for k, v in o.items()) or "defaults")
 def test_reduce_on_plateau(options):
-    rng = np.random.default_rng(5) values = np.concatenate([1 / (1 + np.arange(30)), np.full(30, 1 / 30), rng.uniform(0,
-    2, 300), [np.nan, np.inf, 0.01]]) theirs, mine = scheduler("ReduceLROnPlateau", options),
-    from_torch("ReduceLROnPlateau", BASE, **options) rates = [] for k, value in enumerate(values):
+    rng = np.random.default_rng(5)
+    falling = 1 / (1 + np.arange(30))
+    values = np.concatenate([falling, np.full(30, falling[-1]), rng.uniform(0, 2, 300), [np.nan, np.inf, 0.01]])
+    theirs, mine = scheduler("ReduceLROnPlateau", options), from_torch("ReduceLROnPlateau", BASE, **options)
+    rates = []
+    for k, value in enumerate(values):
         theirs.step(value)
         rates.append(mine.update(value))
         assert rates[-1] == mine(k) == theirs.optimizer.param_groups[0]["lr"], k
@@ -206,8 +214,7 @@ def test_reduce_on_plateau(options):
     assert name == "ReduceLROnPlateau" and type(mine)(BASE, **said) == type(mine)(BASE, **options)
 
 
-# ------------------------------------------------------------------------------------------------------ where torch
-differs
+# ------------------------------------------------------------------------------------------------- where torch differs
 
 
 def test_torch_does_not_clamp_its_cosine():
@@ -268,8 +275,12 @@ def test_an_optimizer_with_a_schedule_steps_as_torch_with_its_scheduler():
 
 
 def test_what_torch_has_none_of_says_so():
-    for schedule in (schedules.Noam(8, 5), schedules.WSD(0.1, 9, 2, 2), schedules.SGDR(0.1, 5, 1.5),
-    schedules.InverseTime(1, 1)):
+    for schedule in (
+        schedules.Noam(8, 5),
+        schedules.WSD(0.1, 9, 2, 2),
+        schedules.SGDR(0.1, 5, 1.5),
+        schedules.InverseTime(1, 1),
+    ):
         with pytest.raises(TypeError, match="LambdaLR"):
             schedule.to_torch()
 
@@ -285,5 +296,3 @@ def test_every_scheduler_that_torch_has_is_known():
         with pytest.raises(TypeError, match=name):
             from_torch(name, BASE)
     assert {name for name, _, _ in CASES.values()} | {"ReduceLROnPlateau"} | refused == theirs
-
-

@@ -4,6 +4,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from . import schedules as schedules
 from .config import get_num_threads as get_num_threads
 from .config import set_num_threads as set_num_threads
 from .config import show_config as show_config

@@ -139,6 +139,17 @@ def plain_array(name: str, a: Any) -> Array:
     raise DTypeError(f"{name} must be a NumPy array, got {type(a).__name__}")
 
 
+def float_dtype(name: str, dtype: Any) -> np.dtype[Any]:
+    """The dtype that `dtype` means, if that is native float32 or float64."""
+    try:
+        found = np.dtype(dtype)
+    except Exception:  # SyntaxError, too
+        found = np.dtype(object)
+    if dtype is None or found not in (np.float32, np.float64) or not found.isnative:
+        raise DTypeError(f"{name} must be float32 or float64, got {dtype!r:.80}")
+    return found
+
+
 def float_array(name: str, a: Any, dtype: np.dtype[Any] | None = None) -> Array:
     """`a`, if it is a plain array of native float32 or float64 (of `dtype`, where given)."""
     a = plain_array(name, a)

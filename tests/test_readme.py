@@ -43,6 +43,15 @@ def test_example_of_the_optimizers_runs():
     assert opt.defaults["eps"] == 1e-7 and opt.state_dict()["state"][0]["step"] == 0
 
 
+def test_batch_normalization_example_runs(rng: np.random.Generator):
+    w, x, dy = (rng.standard_normal(s).astype(np.float32) for s in [(5, 64), (20, 5), (20, 64)])
+    code = re.search(r"## Batch normalization\n+```python\n(.*?)```", README.read_text(), re.S).group(1)
+    scope: dict[str, object] = {"fastopt": fastopt, "w": w, "x": x, "dy": dy}
+    before = w.copy()
+    exec(code, scope)
+    assert abs(scope["y"].mean()) < 1e-5 and (w != before).all() and (scope["bn"].params["weight"] != 1).all()
+
+
 def test_models_example_runs(rng: np.random.Generator):
     X, y = rng.standard_normal((50, 4)), rng.random(50) < 0.5
     code = re.search(r"## Linear models on sparse data\n+```python\n(.*?)```", README.read_text(), re.S).group(1)

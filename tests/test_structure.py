@@ -21,6 +21,7 @@ from settings import SETTINGS
 import fastopt
 from fastopt import kernels
 from fastopt.optimizers.whole import SHARED
+from fastopt.strategies import normalization
 
 PACKAGE = Path(fastopt.__file__).parent
 ROOT = PACKAGE.parent  # the repository, where the package is installed from it as editable
@@ -36,6 +37,7 @@ LAYERS = [
         "version",
         "elementary",
         "reductions",
+        "passes",
         "sparse",
         "csr",
         "scores",
@@ -141,7 +143,7 @@ def test_openmp_lives_in_the_drivers_alone():
 
 #: "normalized" learns from samples: no Optimizer, which steps by gradients, and no span.
 RESERVED = {"__init__", "base", "normalized", "plan", "powers", "table", "tables", "whole"}
-HELPERS = {"drivers", "blocks", "catch", "normalized", "passes", "scores"}
+HELPERS = {"batchnorm", "drivers", "blocks", "catch", "normalized", "passes", "scores"}
 
 
 def optimizer_files() -> list[str]:
@@ -229,7 +231,8 @@ def rules() -> dict[str, str]:
         for cls in optimizers_in(stem):
             names = [rule.span for rule in cls.rules] if cls.plan is None else [one.name for one in cls.passes]
             found.update(dict.fromkeys(names, f"fastopt/optimizers/{stem}.py"))
-    return {**found, **{one.name: "fastopt/optimizers/whole.py" for one in SHARED}}
+    found.update({one.name: "fastopt/optimizers/whole.py" for one in SHARED})
+    return {**found, **{one.name: "fastopt/strategies/normalization.py" for one in normalization.PASSES}}
 
 
 def measures() -> dict[str, str]:

@@ -17,7 +17,7 @@ from test_state import assert_same
 
 import fastopt
 from fastopt import HyperParameterError, ShapeError, SparseGrad, UnsupportedError, kernels, reductions
-from fastopt.optimizers.whole import Runner, sum_of_squares
+from fastopt.passes import Runner, sum_of_squares
 
 Array = np.ndarray
 WHOLE = {name: cls for name, cls in fastopt.Optimizer.known.items() if cls.plan is not None}

@@ -11,10 +11,11 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from ..errors import HyperParameterError
+from ..passes import Pass, Runner, folded, row_sums, sum_of_squares
 from ..reductions import STACKED, SUMMED, block_sums, blocks_of, stacked_sums
 from .base import Common, Optimizer, Rule
 from .tables import Scalars
-from .whole import Pass, Runner, States, WholePlan, folded, row_sums, sum_of_squares
+from .whole import States, WholePlan
 
 
 def _squares(g: Array, row: Array, column: Array) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from ..errors import HyperParameterError, ShapeError
+from ..passes import Pass, Runner, folded
 from ..reductions import SUMMED, block_sums, blocks_of
 from .base import Common, Optimizer, Rule
 from .tables import Scalars
-from .whole import Pass, Runner, States, WholePlan, folded
+from .whole import States, WholePlan
 
 
 def _square_sums(u: Array) -> Array:

@@ -9,10 +9,11 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
+from ..passes import Pass, Runner
 from ..reductions import row_totals
 from .base import Catch, Common, Optimizer, Rule
 from .tables import SHRINK, Gap, Scalars
-from .whole import Pass, Runner, States, WholePlan
+from .whole import States, WholePlan
 
 
 def _rowwise_adagrad(p: Array, g: Array, a: Array, h: Array) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
+from ..passes import Pass, Runner
 from ..reductions import STACKED, SUMMED, blocks_of, larger, largest, smaller
 from .base import Catch, Common, Optimizer, Rule
 from .rowwise_adagrad import why_decay_is_not_exact
 from .tables import SHRINK, Gap, Scalars, is_zero
-from .whole import Pass, Runner, States, WholePlan
+from .whole import States, WholePlan
 
 
 def _sm3(

@@ -117,7 +117,7 @@ class Table:
                 f"Table have room for; make an array, and {cls.__name__} for it"
             )
         n_rows, n = checks.integer(0)("rows", rows), checks.integer(1)("width", width)
-        self._dtype = self._check_dtype(dtype)
+        self._dtype = checks.float_dtype("dtype", dtype)
         # Made once for a small array, which checks the options and tells which states they need.
         options = cls.complete({**implied, **options})
         trial = cls(np.zeros((1, 1), self._dtype), **options)
@@ -126,16 +126,6 @@ class Table:
         self.optimizer = cls.__new__(cls)
         self.optimizer._storage = self._storage
         cls.__init__(self.optimizer, self._storage.param, **options)
-
-    @staticmethod
-    def _check_dtype(dtype: Any) -> np.dtype[Any]:
-        try:
-            found = np.dtype(dtype)
-        except Exception:  # SyntaxError, too
-            found = np.dtype(object)
-        if dtype is None or found not in (np.float32, np.float64) or not found.isnative:
-            raise DTypeError(f"dtype must be float32 or float64, got {dtype!r:.80}")
-        return found
 
     @property
     def param(self) -> Array:

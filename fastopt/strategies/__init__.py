@@ -1,6 +1,7 @@
-"""Around the update rule: the training loop, the order of the data, accumulation, early stopping, rates."""
+"""Around the update rule: the training loop, the order of the data, accumulation, early stopping, rates, batch normalization."""
 
 from .accumulation import Accumulator as Accumulator
+from .normalization import BatchNorm as BatchNorm
 from .order import Batches as Batches
 from .order import Curriculum as Curriculum
 from .order import Pace as Pace

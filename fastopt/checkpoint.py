@@ -16,6 +16,7 @@ import numpy as np
 from . import checks
 from .checks import Array
 from .errors import CheckpointError, ConcurrentStepError, FastoptError
+from .schedules import is_pure
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def save(opt: Optimizer | Table, path: str | os.PathLike[str], params: bool = Tr
     Notes
     -----
     Callable options (schedules) are not written: the optimizer that is loaded keeps its own, and goes on at the right step. One
-    with memory, which has a ``state_dict`` and a ``load_state_dict``, has that memory in the file. PyTorch pickles a state
+    with memory (`ReduceOnPlateau`, or any that has ``pure = False``, a ``state_dict`` and a ``load_state_dict``) has it in the file. PyTorch pickles a state
     dict (``torch.save``), and leaves parameters and scheduler to the caller.
 
     Examples
@@ -292,7 +293,7 @@ def pack(opt: Optimizer | Table, params: bool = True) -> dict[str, Any]:
     for group in state["param_groups"]:
         for name, value in group.items():
             if callable(value):
-                group[name] = {SCHEDULE: value.state_dict() if hasattr(value, "state_dict") else None}
+                group[name] = {SCHEDULE: None if is_pure(value) else value.state_dict()}
     return {
         "state": state,
         "skipped": opt.skipped,
@@ -358,7 +359,7 @@ def _remember(memories: list[tuple[Any, Any, str]], then: Callable[[], None], wh
     before = []
     try:
         for schedule, memory, name in memories:
-            if hasattr(schedule, "load_state_dict") != (memory is not None):
+            if is_pure(schedule) != (memory is None):
                 raise CheckpointError(
                     f"{where} has a schedule {'without' if memory is None else 'with'} memory as {name}; the optimizer has "
                     f"{schedule!r:.60}"

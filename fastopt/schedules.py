@@ -712,6 +712,11 @@ class SGDR(Schedule):
         begin, end = restart(i), restart(i + 1)
         return i, end - step, end - begin
 
+    def is_restart(self, step: int) -> bool:
+        """Whether a period begins at this step, the first one at step 0 left aside."""
+        at = _step("step", step)
+        return at > 0 and self._cycle(at)[0] > self._cycle(at - 1)[0]
+
     def _at(self, step: int) -> float:
         i, left, length = self._cycle(step)
         peak = self.base if self.peak_decay == 1 else _mix(self.minimum, self.base, self.peak_decay**i)

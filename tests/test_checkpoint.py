@@ -185,6 +185,8 @@ def test_parameters_can_be_left_out(tmp_path):
 class Remembering:
     """A schedule with memory."""
 
+    pure = False
+
     def __init__(self, rate: float) -> None:
         self.rate = rate
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +16,7 @@ from .order import Batches
 from .training import Data, check_layers, loss_of, make_optimizer
 
 
-@dataclass(frozen=True)
-class RangeTest:
+class RangeTest(NamedTuple):
     """What `lr_range_test` found.
 
     Attributes

@@ -30,6 +30,7 @@ from ..errors import (
 )
 from ..optimizers.base import Optimizer, by_name
 from ..optimizers.table import Table
+from ..schedules import SGDR, Schedule
 from .accumulation import Accumulator
 from .order import Batches
 from .stopping import EarlyStopping
@@ -41,6 +42,11 @@ MEMORY = ("state_dict", "load_state_dict")
 class History:
     """What happened in a training run.
 
+    Parameters
+    ----------
+    optimizer : Optimizer, optional
+        The one that trains.
+
     Attributes
     ----------
     epochs : list of dict
@@ -50,8 +56,6 @@ class History:
     stopped : str or None
         Why training ended: None, all epochs are done; ``"early"``, by early stopping; ``"interrupt"``, by Ctrl-C; ``"max_steps"``;
         ``"callback"``.
-    optimizer : Optimizer or None
-        The one that trained.
     """
 
     def __init__(self, optimizer: Optimizer | None = None) -> None:
@@ -118,9 +122,9 @@ class ResetState(Callback):
 
     Parameters
     ----------
-    at : int, collection of ints, or callable
-        After which steps, counted from 1: every so many; these; or those for which ``at(step)`` is true. The schedule then has the rate
-        of its step `step`, so that ``at=sgdr.is_restart`` resets where warm restarts begin.
+    at : int, collection of ints, SGDR or callable
+        After how many steps: every so many; these; where the schedule restarts, before the step that has the peak again; or where
+        ``at(steps)`` is true.
 
     Notes
     -----
@@ -128,13 +132,15 @@ class ResetState(Callback):
     """
 
     def __init__(self, at: Any) -> None:
-        if callable(at):
-            self._is: Callable[[int], Any] = at
+        if isinstance(at, SGDR):
+            self._is: Callable[[int], Any] = at.is_restart
+        elif callable(at) and not isinstance(at, Schedule):
+            self._is = at
         elif isinstance(at, (list, tuple, set, frozenset, range, np.ndarray)):
             chosen = frozenset(checks.integer(1)("at", step) for step in at)
             self._is = chosen.__contains__
         else:
-            every = checks.integer(1)("at", at)
+            every = checks.integer(1)("at", at)  # which no other schedule is, either
             self._is = lambda step: step % every == 0
 
     def on_step_end(self, history: History, params: Any, optimizer: Optimizer) -> None:
@@ -418,6 +424,14 @@ def one_number(what: str, x: Any) -> float:
     raise DTypeError(f"{what}, got {x!r:.60}")
 
 
+def learning(schedule: Any) -> Iterator[Any]:
+    """The schedule, or those that it is made of, which are told how training goes."""
+    if callable(getattr(schedule, "update", None)):
+        yield schedule
+    for part in schedule._parts() if isinstance(schedule, Schedule) else ():
+        yield from learning(part)
+
+
 def bars(epochs: int) -> Callable[[int, int], Any]:
     """Makes a bar for an epoch with so many samples."""
     try:
@@ -611,12 +625,10 @@ class _Run:
             if self.early_stopping is not None and self.early_stopping.update(value, self.epoch):
                 self.keep_best()
         self.history.epochs.append(entry)
-        told: list[Any] = []
-        for group in self.optimizer.param_groups:
-            for option in group.options().values():
-                if callable(option) and hasattr(option, "update") and all(option is not one for one in told):
-                    option.update(value)
-                    told.append(option)
+        options = [option for group in self.optimizer.param_groups for option in group.options().values()]
+        learners = {id(one): one for option in options if callable(option) for one in learning(option)}
+        for one in learners.values():
+            one.update(value)
         self.epoch, self.at, self.total, self.samples = self.epoch + 1, 0, 0.0, 0
         return self.tell("on_epoch_end")
 

@@ -264,7 +264,11 @@ def object_with_one_hook() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("at", "resets"), [(3, [3, 6]), ([1, 5], [1, 5]), (lambda t: t == 4, [4]), (np.arange(2, 4), [2, 3])]
+    ("at", "resets"), [
+        (3, [3, 6]),
+        ([1, 5], [1, 5]),
+        (lambda t: t == 4, [4]),
+        (np.arange(2, 4), [2, 3]), (fastopt.schedules.SGDR(0.1, period=2, multiplier=2), [2, 6])])
 )
 def test_reset_state(at, resets):
     params = fresh()
@@ -278,6 +282,8 @@ def test_reset_state(at, resets):
 
 def test_schedules_with_memory_are_told():
     class Memory:
+        pure = False
+
         def __init__(self) -> None:
             self.told: list[float] = []
 
@@ -294,6 +300,20 @@ def test_schedules_with_memory_are_told():
     scores = iter([5.0, 4.0])
     fit(params, fastopt.SGD(params, lr=memory), epochs=2, validation=lambda p: next(scores))
     assert memory.told[2:] == [5.0, 4.0]
+
+
+def test_reduce_on_plateau_holds_from_the_next_epoch_on_and_after_a_resumption(tmp_path):
+    def run(epochs: int, **options: Any) -> Any:
+        plateau = fastopt.schedules.ReduceOnPlateau(0.1, patience=1, factor=0.5)
+        params = fresh()
+        opt = fastopt.SGD(params, lr=plateau.with_warmup(2))
+        return fit(params, opt, epochs=epochs, validation=lambda p: 1.0, **options), params
+
+    whole, params = run(6)
+    assert whole.lr.tolist() == [0.05, 0.1, 0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05, 0.025, 0.025]
+    run(2, checkpoint=tmp_path / "run.npz")
+    again, others = run(6, checkpoint=tmp_path / "run.npz", resume=True)
+    assert bits(again.lr) == bits(whole.lr) and bits(params) == bits(others)
 
 
 def test_a_loss_that_is_not_finite():
@@ -839,6 +859,10 @@ def test_range_test_that_fails_changes_nothing():
         lambda p, x, y: (1.0, {"w": np.full(3, np.nan), "b": None}), params, (X, Y), raising, steps=10
     )
     assert len(burst.rates) == 1 and (params["w"] == 1).all()
+    plateau = fastopt.schedules.ReduceOnPlateau(0.1)
+    opt = fastopt.SGD(params, lr=plateau)
+    fastopt.lr_range_test(loss_and_grad, params, (X, Y), opt)
+    assert opt.param_groups[0]["lr"] is plateau
     with pytest.raises(fastopt.HyperParameterError, match="lowest must be below highest"):
         fastopt.lr_range_test(loss_and_grad, params, (X, Y), opt, lowest=1.0, highest=0.5)
 
@@ -892,6 +916,12 @@ def test_bad_arguments(options, error, match):
     positional = [given.pop(k) for k in ("loss_and_grad", "params", "data", "optimizer")]
     with pytest.raises(error, match=match):
         fastopt.train(*positional, **given)
+
+
+@pytest.mark.parametrize("bad", [0, 1.5, [0], fastopt.schedules.Cosine(0.1, steps=3)])
+def test_reset_state_arguments(bad):
+    with pytest.raises(fastopt.HyperParameterError, match="at must be an integer"):
+        ResetState(bad)
 
 
 @pytest.mark.parametrize("bad", [-1, 1.5, True])

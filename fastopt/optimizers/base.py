@@ -1300,6 +1300,8 @@ _warned = False
 
 def remembering(mine: Any, given: Any) -> Any:
     """A schedule with the memory of the one `given`: `mine`, which its owner goes on telling, where it is the same."""
+    if mine is given:
+        return mine
     if isinstance(mine, Schedule) and isinstance(given, Schedule) and repr(mine) == repr(given):
         mine.load_state_dict(given.state_dict())
         return mine

@@ -264,11 +264,14 @@ def object_with_one_hook() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("at", "resets"), [
+    ("at", "resets"),
+    [
         (3, [3, 6]),
         ([1, 5], [1, 5]),
         (lambda t: t == 4, [4]),
-        (np.arange(2, 4), [2, 3]), (fastopt.schedules.SGDR(0.1, period=2, multiplier=2), [2, 6])])
+        (np.arange(2, 4), [2, 3]),
+        (fastopt.schedules.SGDR(0.1, period=2, multiplier=2), [2, 6]),
+    ],
 )
 def test_reset_state(at, resets):
     params = fresh()

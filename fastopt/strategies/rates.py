@@ -105,7 +105,7 @@ def lr_range_test(
     count = checks.integer(2)("steps", steps) if steps is not None else max(2, sum(1 for _ in batches.epoch(0)))
     first = opt.steps
     rates = low * (high / low) ** (np.arange(count) / (count - 1))
-    before, skipped, options = opt.state_dict(), opt.skipped, [group.options() for group in opt.param_groups]
+    before, skipped, settings = opt.state_dict(), opt.skipped, [group.options() for group in opt.param_groups]
     kept, memories = [p.copy(order="K") for p in files.parameters(opt)], [layer.state_dict() for layer in remembering]
     losses: list[float] = []
     smoothed: list[float] = []
@@ -133,7 +133,7 @@ def lr_range_test(
             except NonFiniteError:  # an optimizer with nonfinite="raise"
                 break
     finally:
-        for group, saved, mine in zip(opt.param_groups, before["param_groups"], options, strict=True):
+        for group, saved, mine in zip(opt.param_groups, before["param_groups"], settings, strict=True):
             group.update(mine)
             saved.update(mine)  # schedules with memory themselves, of which a state dict has copies
         opt.load_state_dict(before)

@@ -68,3 +68,20 @@ def test_functions_example_runs():
     for line in lines:
         result = eval(line.partition("#")[0], dict(scope))
         assert result.success and np.abs(result.x - 1).max() < 1e-4
+
+
+def test_training_loop_example_runs_and_goes_on(tmp_path, monkeypatch, rng: np.random.Generator):
+    monkeypatch.chdir(tmp_path)
+    text = re.search(r"## Training loop\n+```python\n(.*?)```", README.read_text(), re.S).group(1)
+    X = rng.standard_normal((400, 20))
+    y = X @ np.arange(20.0)
+    outcomes = []
+    for stopped_at in (None, 25, None):
+        scope = {"np": np, "fastopt": fastopt, "X": X[:300], "y": y[:300], "X_held": X[300:], "y_held": y[300:]}
+        exec(text if stopped_at is None else text.replace("resume=True", f"resume=True, max_steps={stopped_at}"), scope)
+        outcomes.append((scope["history"], scope["params"]["w"]))
+        if stopped_at is None:
+            (tmp_path / "run.npz").unlink()
+    (whole, w), (part, _), (again, v) = outcomes
+    assert part.steps == 25 and again.epochs == whole.epochs and (v == w).all()
+    assert whole.epochs[-1]["validation"] < 0.01 * whole.epochs[0]["validation"]

@@ -9,19 +9,17 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from . import checks
 from .checks import Array
-from .errors import CheckpointError, ConcurrentStepError, FastoptError
+from .errors import CheckpointError, ConcurrentStepError, DTypeError, FastoptError
+from .optimizers.base import Optimizer
+from .optimizers.table import Table
 from .schedules import is_pure
 from .version import __version__
-
-if TYPE_CHECKING:
-    from .optimizers.base import Optimizer
-    from .optimizers.table import Table
 
 __all__ = ["load", "read", "save", "write"]
 
@@ -271,13 +269,10 @@ def load(path: str | os.PathLike[str], opt: Optimizer | Table) -> None:
 
 def plain(opt: Any) -> Optimizer:
     """The optimizer itself, be it that of a `Table`."""
-    from .optimizers.base import Optimizer
-    from .optimizers.table import Table
-
     if isinstance(opt, Table):
         return opt.optimizer
     if not isinstance(opt, Optimizer):
-        raise CheckpointError(f"opt must be an optimizer or a Table, got {type(opt).__name__}")
+        raise DTypeError(f"opt must be an optimizer or a Table, got {type(opt).__name__}")
     return opt
 
 

@@ -251,7 +251,7 @@ def test_what_does_not_fit_changes_nothing(tmp_path):
         with pytest.raises(fastopt.CheckpointError, match=match):
             fastopt.load(path, other)
         assert bits([checkpoint.pack(other), others]) == before, match
-    with pytest.raises(fastopt.CheckpointError, match="an optimizer or a Table"):
+    with pytest.raises(fastopt.DTypeError, match="an optimizer or a Table"):
         fastopt.load(path, params)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):
         fastopt.load(tmp_path / "none.npz", other)

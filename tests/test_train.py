@@ -81,6 +81,12 @@ def test_optimizers_by_name_callable_and_table():
     assert (table.param == 1.0).all()
 
 
+def test_parameters_in_a_file(tmp_path):
+    w = np.memmap(tmp_path / "w", np.float64, "w+", shape=(3,))
+    fastopt.train(lambda w, x: (1.0, np.ones(3)), w, X, fastopt.SGD(w, lr=1.0), batch_size=None)
+    assert w.tolist() == [-1, -1, -1]
+
+
 def test_schedules_of_rate_and_batch_see_the_optimizers_steps():
     sizes: list[int] = []
 
@@ -218,6 +224,8 @@ def test_early_stopping_by_name_and_mode():
     assert len(history.epochs) == 2
     losses = fit(fresh(), epochs=3, early_stopping=(stopping := EarlyStopping())).epochs
     assert stopping.best == losses[-1]["loss"]
+    with pytest.raises(fastopt.StateError, match="pass monitor=, one of epoch, step, loss, score"):
+        fit(fresh(), validation=lambda p: {"score": 1.0}, early_stopping=EarlyStopping())
     with pytest.raises(fastopt.StateError, match="monitor is 'scores'"):
         fit(fresh(), validation=lambda p: {"score": 1.0}, early_stopping=EarlyStopping(monitor="scores"))
 
@@ -896,6 +904,11 @@ def test_range_test_that_fails_changes_nothing():
         ({"sample_weight": "x"}, fastopt.DTypeError, "sample_weight"),
         ({"data": ()}, fastopt.ShapeError, "data is empty"),
         ({"data": [1, 2]}, fastopt.DTypeError, "numpy.asarray"),
+        (
+            {"data": type("Frame", (), {"shape": (3,), "iloc": 0, "__getitem__": None})()},
+            fastopt.DTypeError,
+            "numpy.asarray",
+        ),
         ({"data": (X, Y[:3])}, fastopt.ShapeError, r"data\[1\] has shape \(3,\)"),
         ({"data": np.zeros((0, 2))}, fastopt.ShapeError, "no samples"),
         ({"data": np.array(1.0)}, fastopt.ShapeError, "axis 0"),

@@ -22,7 +22,8 @@ class EarlyStopping:
     mode : {"min", "max"}, default "min"
         What is better: less or more.
     monitor : str, optional
-        What to look at: a key of the epoch's entry in `History.epochs`. Default: ``"validation"`` if there is one, else ``"loss"``.
+        What to look at: a key of the epoch's entry in `History.epochs`. Default: what `validation` returns, if it is a number;
+        without it, ``"loss"``.
     restore_best : bool, default True
         Whether the parameters become those of the best epoch when training ends.
 

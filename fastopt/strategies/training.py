@@ -317,8 +317,8 @@ def make_optimizer(given: Any, params: Any) -> Optimizer:
         raise DTypeError(
             f"optimizer must be an Optimizer, its name, or a callable that makes one of params, got {type(given).__name__}"
         )
-    mine = files.parameters(opt)
-    if len(mine) != len(arrays) or any(all(a is not p for p in mine) for a in arrays):
+    mine, theirs = ({(checks.address(a), a.shape) for a in some} for some in (files.parameters(opt), arrays))
+    if mine != theirs:  # by memory: of a memmap, an optimizer has a view
         raise StateError(
             "optimizer was made for other arrays than params; make it for the very same ones, or pass its name or a callable "
             "that makes it of params"
@@ -347,7 +347,9 @@ class Data:
         if not self.arrays:
             raise ShapeError("data is empty; pass an array, or a tuple of arrays with a common first axis")
         for k, a in enumerate(self.arrays):
-            if not hasattr(a, "shape") or not hasattr(a, "__getitem__"):
+            if (
+                not hasattr(a, "shape") or not hasattr(a, "__getitem__") or hasattr(a, "iloc")
+            ):  # pandas: a[rows] are columns
                 raise DTypeError(f"data[{k}] must be an array, got {type(a).__name__}; pass numpy.asarray(...)")
             if not a.shape or a.shape[0] != self.arrays[0].shape[0]:
                 raise ShapeError(
@@ -648,7 +650,10 @@ class _Run:
 
     def monitored(self, entry: Mapping[str, Any]) -> float:
         """The value that early stopping, and schedules with memory, go by."""
-        name = self.early_stopping.monitor if self.early_stopping is not None else None
+        stopping = self.early_stopping
+        name = None if stopping is None else stopping.monitor
+        if stopping is not None and name is None and self.validation is not None and "validation" not in entry:
+            raise StateError(f"early stopping needs a name to look at: pass monitor=, one of {', '.join(entry)}")
         name = name or ("validation" if "validation" in entry else "loss")
         if name not in entry:
             raise StateError(f"monitor is {name!r}, which no epoch has.{did_you_mean(name, entry)}")

@@ -67,6 +67,13 @@ def test_paced_takes_the_easiest_once_each():
     assert not (np.diff(DIFFICULTY[found]) > 0).all(), "the easiest are not shuffled"
 
 
+def test_a_share_that_is_rounded_up_takes_no_sample_more():
+    assert 0.1 + 0.2 > 0.3
+    assert len(Curriculum(np.arange(10.0), pace=lambda epoch: 0.1 + 0.2).indices(10, 0)) == 3
+    assert len(Curriculum(np.arange(10.0), pace=lambda epoch: 0.31).indices(10, 0)) == 4
+    assert len(Curriculum(np.arange(10.0), pace=lambda epoch: 1e-9).indices(10, 0)) == 1
+
+
 def test_sorted_goes_from_easy_to_hard_and_shuffles_what_is_equal():
     difficulty = np.repeat([2, 0, 1], 20)
     order = Curriculum(difficulty, "sorted")

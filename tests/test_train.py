@@ -101,6 +101,9 @@ def test_schedules_of_rate_and_batch_see_the_optimizers_steps():
     assert history.lr.tolist() == [0.01 / (1 + t) for t in range(6)]
     history = fastopt.train(spy, params, (X, Y), opt, batch_size=lambda step: step, drop_last=True)
     assert sizes[6:] == [6, 7, 8, 9, 10] and history.lr[0] == 0.01 / 7
+    sizes.clear()
+    fastopt.train(spy, fresh(), (X, Y), "sgd", batch_size=lambda step: 10 + 2 * step, accumulate=2)
+    assert sizes == [10, 10, 12, 12, 6], "all batches of a step have one size"
 
 
 def test_drop_last():
@@ -168,6 +171,9 @@ def test_schedule_free_optimizers_are_judged_by_their_average(name):
     params = fresh()
     fit(params, make(params, lr=0.01), epochs=5, validation=lambda p: next(scores), early_stopping=stopping)
     assert (params["w"] == seen[0]).all()
+    opt = make(params := fresh(), lr=0.01)
+    fit(params, opt, epochs=2, early_stopping=EarlyStopping())
+    assert opt.state_dict()["train_mode"] is False, "it knows that the parameters hold the average"
 
 
 def test_exact_mode_is_judged_up_to_date():
@@ -212,6 +218,20 @@ def test_early_stopping_restores_the_best():
     kept.clear()
     fit(params, epochs=3, validation=judge, early_stopping=EarlyStopping(restore_best=False))
     assert (params["w"] == kept[2]).all()
+
+
+def test_early_stopping_begins_with_the_first_number():
+    stopping = EarlyStopping()
+    assert not stopping.update(math.nan, 0) and stopping.update(math.inf, 1) and stopping.update(1.0, 2)
+    assert not stopping.update(math.nan, 3) and (stopping.best, stopping.best_epoch, stopping.bad) == (1.0, 2, 1)
+
+
+def test_the_best_is_not_restored_in_the_middle():
+    scores, params, plain = iter([1.0, 2.0]), fresh(), fresh()
+    stopping = EarlyStopping()
+    fit(params, epochs=9, max_steps=4, validation=lambda p: next(scores), early_stopping=stopping)
+    fit(plain, epochs=2)
+    assert stopping.best_epoch == 0 and (params["w"] == plain["w"]).all()
 
 
 def test_early_stopping_by_name_and_mode():
@@ -762,6 +782,7 @@ def test_sparse_gradients_are_strung_together(kind):
     opt = fastopt.SGD(table, lr=1.0)
     acc = Accumulator(opt, 2)
     acc.add(grads[0], weight=3.0)
+    (grads[0].data if kind == "scipy" else grads[0].values)[:] = 7.0  # it was copied
     acc.add(grads[1], weight=1.0)
     assert np.abs(table + (0.75 * dense[0] + 0.25 * dense[1])).max() < 1e-15
     assert (table != 0).any() and (table[(dense[0] == 0).all(axis=1) & (dense[1] == 0).all(axis=1)] == 0).all()

@@ -99,20 +99,20 @@ def test_a_failing_write_leaves_the_file(tmp_path, monkeypatch):
 def test_a_file_is_replaced_and_not_written_over(tmp_path):
     path = tmp_path / "tree.npz"
     checkpoint.write(path, [1])
+    first = path.read_bytes()
     with path.open("rb") as old:
         checkpoint.write(path, [2])
-        assert checkpoint.read(path) == [2] and old.read() != path.read_bytes()
-        old.seek(0)
-        assert checkpoint.read(old) == [1], "who had it open reads on"  # type: ignore[arg-type]
+        assert old.read() == first != path.read_bytes(), "who had it open reads on"
+    assert checkpoint.read(path) == [2]
 
 
 def test_every_checksum_is_looked_at(tmp_path):
     """An array whose header says less than there is would be read without its checksum."""
     path = tmp_path / "tree.npz"
-    checkpoint.write(path, np.arange(12.0).reshape(4, 3))
+    checkpoint.write(path, np.zeros((300, 300)))
     content = path.read_bytes()
-    assert content.count(b"(4, 3)") == 1
-    path.write_bytes(content.replace(b"(4, 3)", b"(3, 3)"))
+    assert content.count(b"(300, 300)") == 1
+    path.write_bytes(content.replace(b"(300, 300)", b"(300,   3)"))
     with pytest.raises(fastopt.CheckpointError, match="checksum"):
         checkpoint.read(path)
 

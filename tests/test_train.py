@@ -863,6 +863,10 @@ def test_range_test_rates_steps_and_smoothing():
         want.append(average / (1 - 0.5 ** (k + 1)))
     assert np.abs(found.smoothed - want).max() < 1e-15
     assert abs(found.lowest_tenth - 0.1) < 1e-15
+    rows: list[int] = []
+    ids = np.arange(6)
+    fastopt.lr_range_test(lambda w, k: (1.0, rows.extend(k)), np.zeros(1), ids, "sgd", steps=4, batch_size=3, seed=5)
+    assert rows == [*Shuffled(5).indices(6, 0), *Shuffled(5).indices(6, 1)]
 
 
 def test_range_test_that_fails_changes_nothing():
@@ -891,10 +895,11 @@ def test_range_test_that_fails_changes_nothing():
         lambda p, x, y: (1.0, {"w": np.full(3, np.nan), "b": None}), params, (X, Y), raising, steps=10
     )
     assert len(burst.rates) == 1 and (params["w"] == 1).all()
-    plateau = fastopt.schedules.ReduceOnPlateau(0.1)
-    opt = fastopt.SGD(params, lr=plateau)
-    fastopt.lr_range_test(loss_and_grad, params, (X, Y), opt)
-    assert opt.param_groups[0]["lr"] is plateau
+    own = type("Own", (), {"pure": False, "__call__": lambda self, step: 0.1})()
+    for schedule in (fastopt.schedules.ReduceOnPlateau(0.1), own):
+        opt = fastopt.SGD(params, lr=schedule)
+        fastopt.lr_range_test(loss_and_grad, params, (X, Y), opt)
+        assert opt.param_groups[0]["lr"] is schedule
     with pytest.raises(fastopt.HyperParameterError, match="lowest must be below highest"):
         fastopt.lr_range_test(loss_and_grad, params, (X, Y), opt, lowest=1.0, highest=0.5)
 

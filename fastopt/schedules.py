@@ -890,6 +890,7 @@ class OneCycle(Schedule):
 
     @property
     def momentum(self) -> Schedule:
+        """The momentum that goes with the rate."""
         return OneCycleMomentum(self)
 
     def to_torch(self) -> tuple[str, dict[str, Any]]:
@@ -1437,6 +1438,7 @@ class BatchSizeSchedule(Schedule):
 
     @property
     def rate(self) -> Schedule:
+        """The rate that goes with the batches."""
         return BatchRate(self)
 
 

@@ -51,8 +51,9 @@ _step = checks.integer(0, MOST_STEPS)
 
 
 def _mix(low: float, high: float, x: float) -> float:
-    """From `low` at x = 0 to `high` at x = 1, both of which are met exactly."""
-    return low * (1.0 - x) + high * x
+    """From `low` at x = 0 to `high` at x = 1, both of which are met exactly; never beyond them."""
+    way = high - low
+    return low + way * x if x < 0.5 else high - way * (1.0 - x)
 
 
 def _half_wave(left: float, length: float) -> float:
@@ -894,6 +895,7 @@ class OneCycle(Schedule):
 
     @property
     def momentum(self) -> Schedule:
+        """The momentum that goes with the rate."""
         return OneCycleMomentum(self)
 
     def to_torch(self) -> tuple[str, dict[str, Any]]:
@@ -1441,6 +1443,7 @@ class BatchSizeSchedule(Schedule):
 
     @property
     def rate(self) -> Schedule:
+        """The rate that goes with the batches."""
         return BatchRate(self)
 
 

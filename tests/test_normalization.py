@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -159,6 +160,17 @@ def test_statistics_have_the_order_that_is_promised(backend, rng):
             want[:, j] = mean, spread / rows
         assert_bits(bn._moments(x), want, str(rows))
     assert (STATISTICS.name, MERGE.name) == ("batchnorm_statistics", "batchnorm_merge")
+
+
+@each_backend
+def test_what_is_not_finite_passes_without_a_warning(backend):
+    x = np.array([[np.inf, 1e38], [1.0, -3e38], [np.nan, 3e38]], np.float32)
+    bn = BatchNorm(2, backend=backend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bn.forward(x)
+        bn.backward(x)
+    assert np.isnan(bn.running_mean[0]) and np.isinf(bn.running_var[1])
 
 
 # -------------------------------------------------------------------------------------------------------------- accuracy

@@ -311,6 +311,14 @@ def test_reset_state(at, resets):
     assert history.steps == opt.steps == 6
 
 
+@pytest.mark.parametrize(("period", "multiplier"), [(1, 1), (7, 1), (3, 2), (5, 1.5), (4, 3)])
+def test_restarts_are_where_the_rate_jumps_up(period, multiplier):
+    schedule = fastopt.schedules.SGDR(0.1, period, multiplier, peak_decay=0.9, minimum=1e-5)
+    rates = schedule(range(200))
+    jumps = [t for t in range(1, 200) if rates[t] > rates[t - 1] or period == 1]
+    assert [t for t in range(200) if schedule.is_restart(t)] == jumps
+
+
 def test_schedules_with_memory_are_told():
     class Memory:
         pure = False

@@ -81,23 +81,6 @@ class Schedule:
     a pure function in closed form: any step costs the same, whatever was asked before, so that training resumed at step
     t has the rate of step t. `ReduceOnPlateau` alone has a memory.
 
-    Parameters
-    ----------
-    step : int, or array or sequence of ints
-        Completed steps before the one that is being made: 0 at the first.
-
-    Returns
-    -------
-    float, or float64 ndarray of the same shape
-        The array has at each place the very bits that the number alone would have.
-
-    Raises
-    ------
-    HyperParameterError
-        If a step, or an argument of the constructor, is outside its range, or no number.
-    DTypeError
-        If an array of steps does not hold integers.
-
     Examples
     --------
     >>> from fastopt.schedules import Cosine
@@ -134,6 +117,25 @@ class Schedule:
     def __call__(self, step: Array | Sequence[int]) -> Array: ...
 
     def __call__(self, step: Any) -> Any:
+        """The value at a step.
+
+        Parameters
+        ----------
+        step : int, or array or sequence of ints
+            Completed steps before the one that is being made: 0 at the first.
+
+        Returns
+        -------
+        float, or float64 ndarray of the same shape
+            The array has at each place the very bits that the number alone would have.
+
+        Raises
+        ------
+        HyperParameterError
+            If a step, or an argument of the constructor, is outside its range, or no number.
+        DTypeError
+            If an array of steps does not hold integers.
+        """
         if type(step) is int and 0 <= step <= MOST_STEPS:
             return self._at(step)
         if isinstance(step, (np.ndarray, list, tuple, range)):
@@ -827,7 +829,8 @@ class OneCycle(Schedule):
     three_phase : bool, default False
         As in the paper: down to the first value as fast as up, until step 2pT - 2, then to the last. `pct_start` is 0.5
         at most.
-    base_momentum, max_momentum : float in [0, 1), default 0.85 and 0.95
+    base_momentum : float in [0, 1), default 0.85
+    max_momentum : float in [0, 1), default 0.95
         Range of `momentum`.
 
     Attributes

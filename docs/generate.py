@@ -1,4 +1,4 @@
-"""Writes docs/optimizers.md and docs/schedules.md from the classes and their docstrings, and draws the schedules: ``make docs``."""
+"""Writes docs/optimizers.md and docs/schedules.md from the docstrings, and draws the schedules: ``make docs``."""
 
 from __future__ import annotations
 
@@ -303,8 +303,8 @@ def page() -> str:
 
 SCHEDULES_HEAD = r"""# Schedules
 
-`fastopt.schedules`: what a rate, a momentum, a weight decay or a batch size is at a step. This page is made of the docstrings by `make
-docs`; edit those.
+`fastopt.schedules`: what a rate, a momentum, a weight decay or a batch size is at a step. This page is made of the
+docstrings by `make docs`; edit those.
 
 ```python
 from fastopt import schedules
@@ -314,15 +314,17 @@ rate(0), rate([0, 500, 10**12])  # a number; an array, with the same bits
 opt = fastopt.SGD(w, lr=rate, momentum=schedules.OneCycle(0.1, 1100).momentum, weight_decay=rate.scaled(0.01))
 ```
 
-- Steps count from 0: the completed steps before the one that is being made. The same t as in PyTorch, where the scheduler is called after
-  the optimizer, in Keras and in optax.
-- Every schedule is a pure function in closed form: a step costs about a microsecond however late it is, and training that is resumed at
-  step t has the rate of step t. `ReduceOnPlateau` alone has a memory, and says so (`pure` is False); a state dict of the
-  optimizer keeps it.
+- Steps count from 0: the completed steps before the one that is being made. The same t as in PyTorch, where the scheduler
+  is called after the optimizer, in Keras and in optax.
+- Every schedule is a pure function in closed form: a step costs about a microsecond however late it is, and training that
+  is resumed at step t has the rate of step t. `ReduceOnPlateau` alone has a memory, and says so (`pure` is False); a state
+  dict of the optimizer keeps it.
 - Past its end a schedule keeps its last value.
-- They compose: `a.then(b, at)`, `a.with_warmup(steps, start)`, `a.scaled(factor or schedule)`; `Schedule.of(function)` takes any callable.
-- `lr` and `weight_decay` of every optimizer take a schedule, and so does `momentum` but for ScheduleFreeSGD's. So does the `lr` of the linear
-  models, by the sample, without `l2`. A schedule of `momentum` or `weight_decay` counts as not zero, whatever its values.
+- They compose: `a.then(b, at)`, `a.with_warmup(steps, start)`, `a.scaled(factor or schedule)`; `Schedule.of(function)`
+  takes any callable.
+- `lr` and `weight_decay` of every optimizer take a schedule, and so does `momentum` but for ScheduleFreeSGD's. So does the
+  `lr` of the linear models, by the sample, without `l2`. A schedule of `momentum` or `weight_decay` counts as not zero,
+  whatever its values.
 
 ![all schedules, drawn](schedules.png)
 """
@@ -404,7 +406,7 @@ def said(name: str, options: Mapping[str, Any]) -> str:
 
 
 def conversions() -> str:
-    """What others call the schedules. PyTorch's column is what `from_torch` takes, and the first what it makes of it."""
+    """What others call the schedules. PyTorch's column is what `from_torch` takes, the first what it makes of that."""
     lines = table("fastopt", "PyTorch", "Keras", "optax")
     for schedule, theirs, keras, optax in NAMES:
         assert theirs is None or schedules.from_torch(theirs[0], 0.1, **theirs[1]) == schedule, theirs
@@ -423,8 +425,8 @@ def schedules_page() -> str:
     parts = [
         SCHEDULES_HEAD,
         "## What others call them\n",
-        "For a base rate of 0.1. `schedules.from_torch(name, base, **options)` makes a schedule of PyTorch's name, and `schedule.to_torch()` goes the "
-        "other way, or says why it cannot.\n",
+        "For a base rate of 0.1. `schedules.from_torch(name, base, **options)` makes a schedule of PyTorch's name, and "
+        "`schedule.to_torch()` goes the other way, or says why it cannot.\n",
         conversions(),
     ]
     for cls in schedule_classes():

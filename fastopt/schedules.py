@@ -81,23 +81,6 @@ class Schedule:
     a pure function in closed form: any step costs the same, whatever was asked before, so that training resumed at step
     t has the rate of step t. `ReduceOnPlateau` alone has a memory.
 
-    Parameters
-    ----------
-    step : int, or array or sequence of ints
-        Completed steps before the one that is being made: 0 at the first.
-
-    Returns
-    -------
-    float, or float64 ndarray of the same shape
-        The array has at each place the very bits that the number alone would have.
-
-    Raises
-    ------
-    HyperParameterError
-        If a step, or an argument of the constructor, is outside its range, or no number.
-    DTypeError
-        If an array of steps does not hold integers.
-
     Examples
     --------
     >>> from fastopt.schedules import Cosine
@@ -134,6 +117,25 @@ class Schedule:
     def __call__(self, step: Array | Sequence[int]) -> Array: ...
 
     def __call__(self, step: Any) -> Any:
+        """The value at a step.
+
+        Parameters
+        ----------
+        step : int, or array or sequence of ints
+            Completed steps before the one that is being made: 0 at the first.
+
+        Returns
+        -------
+        float, or float64 ndarray of the same shape
+            The array has at each place the very bits that the number alone would have.
+
+        Raises
+        ------
+        HyperParameterError
+            If a step, or an argument of the constructor, is outside its range, or no number.
+        DTypeError
+            If an array of steps does not hold integers.
+        """
         if type(step) is int and 0 <= step <= MOST_STEPS:
             return self._at(step)
         if isinstance(step, (np.ndarray, list, tuple, range)):
@@ -260,7 +262,8 @@ def _no_torch(what: str, why: str) -> UnsupportedError:
 class Constant(Schedule):
     r"""The same value at all steps.
 
-    .. math:: \eta_t = \eta
+    .. math::
+        \eta_t = \eta
 
     Parameters
     ----------
@@ -291,7 +294,8 @@ class Constant(Schedule):
 class Step(Schedule):
     r"""A drop by the same factor after every so many steps.
 
-    .. math:: \eta_t = \eta_0 \gamma^{\lfloor t / S \rfloor}
+    .. math::
+        \eta_t = \eta_0 \gamma^{\lfloor t / S \rfloor}
 
     Parameters
     ----------
@@ -334,7 +338,8 @@ def _milestones(name: str, value: Any) -> tuple[int, ...]:
 class MultiStep(Schedule):
     r"""A drop by the same factor at each of some steps.
 
-    .. math:: \eta_t = \eta_0 \gamma^{\#\{m \in M: m \le t\}}
+    .. math::
+        \eta_t = \eta_0 \gamma^{\#\{m \in M: m \le t\}}
 
     Parameters
     ----------
@@ -371,7 +376,8 @@ class MultiStep(Schedule):
 class Exponential(Schedule):
     r"""A factor of :math:`\gamma` in every so many steps, evenly; or growth, with more than 1.
 
-    .. math:: \eta_t = \eta_0 \gamma^{t / T}
+    .. math::
+        \eta_t = \eta_0 \gamma^{t / T}
 
     Parameters
     ----------
@@ -425,7 +431,8 @@ class Exponential(Schedule):
 class Polynomial(Schedule):
     r"""From the base to the end by a power of the part that is left; linear with power 1.
 
-    .. math:: \eta_t = \eta_e + (\eta_0 - \eta_e) (1 - \min(t, T) / T)^q
+    .. math::
+        \eta_t = \eta_e + (\eta_0 - \eta_e) (1 - \min(t, T) / T)^q
 
     Parameters
     ----------
@@ -475,7 +482,8 @@ class Polynomial(Schedule):
 class InverseTime(Schedule):
     r"""Decay by the inverse of the time (Robbins and Monro 1951), or a power of it.
 
-    .. math:: \eta_t = \eta_0 / (1 + d \, t / T)^q
+    .. math::
+        \eta_t = \eta_0 / (1 + d \, t / T)^q
 
     Parameters
     ----------
@@ -520,7 +528,8 @@ class InverseTime(Schedule):
 class InverseSqrt(Schedule):
     r"""Decay by the inverse square root of the time.
 
-    .. math:: \eta_t = \eta_0 \sqrt{T / (T + t)}
+    .. math::
+        \eta_t = \eta_0 \sqrt{T / (T + t)}
 
     Parameters
     ----------
@@ -601,7 +610,8 @@ def _rise(base: float, steps: int, start: float | None, step: int) -> float:
 class Cosine(Schedule):
     r"""Half a cosine wave from the base down to the minimum, where it stays.
 
-    .. math:: \eta_t = \eta_{\min} + \frac{\eta_0 - \eta_{\min}}{2} \left(1 + \cos\frac{\pi \min(t, T)}{T}\right)
+    .. math::
+        \eta_t = \eta_{\min} + \frac{\eta_0 - \eta_{\min}}{2} \left(1 + \cos\frac{\pi \min(t, T)}{T}\right)
 
     Parameters
     ----------
@@ -690,7 +700,7 @@ class SGDR(Schedule):
             i, at = divmod(step, period)
             return i, period - at, period
         if isinstance(m, int):
-            # Restart i is at period (m**i - 1) / (m - 1): the largest i with m**i <= reached, which the logarithm guesses.
+            # Restart i is at period (m**i - 1) / (m - 1): the largest i with m**i <= reached. The logarithm is a guess.
             reached = step * (m - 1) // period + 1
             i = int(math.log(reached, m))
             while m**i > reached:
@@ -813,7 +823,8 @@ class OneCycle(Schedule):
     From ``max / div_factor`` at step 0 up to ``max`` at step :math:`pT - 1`, down to ``max / div_factor /
     final_div_factor`` at step :math:`T - 1`, where it stays; along cosines or straight lines.
 
-    .. math:: \eta_t = b + \frac{a - b}{2} \left(1 + \cos\frac{\pi (t - t_a)}{t_b - t_a}\right)
+    .. math::
+        \eta_t = b + \frac{a - b}{2} \left(1 + \cos\frac{\pi (t - t_a)}{t_b - t_a}\right)
         \quad\text{from } a \text{ at } t_a \text{ to } b \text{ at } t_b
 
     Parameters
@@ -832,7 +843,8 @@ class OneCycle(Schedule):
     three_phase : bool, default False
         As in the paper: down to the first value as fast as up, until step 2pT - 2, then to the last. `pct_start` is 0.5
         at most.
-    base_momentum, max_momentum : float in [0, 1), default 0.85 and 0.95
+    base_momentum : float in [0, 1), default 0.85
+    max_momentum : float in [0, 1), default 0.95
         Range of `momentum`.
 
     Attributes
@@ -928,7 +940,8 @@ class OneCycleMomentum(Schedule):
 class Noam(Schedule):
     r"""The transformer's: a linear warm-up, then the inverse square root (Vaswani et al. 2017, equation 3).
 
-    .. math:: \eta_t = s \, d^{-1/2} \min\left((t+1)^{-1/2}, (t+1) W^{-3/2}\right)
+    .. math::
+        \eta_t = s \, d^{-1/2} \min\left((t+1)^{-1/2}, (t+1) W^{-3/2}\right)
 
     Parameters
     ----------
@@ -1377,7 +1390,8 @@ def _sequence(parts: Sequence[Any], milestones: list[int]) -> tuple[str, dict[st
 class BatchSizeSchedule(Schedule):
     r"""Larger batches where the rate would fall (Smith, Kindermans, Ying and Le 2017). Its values are integers.
 
-    .. math:: B_t = \min\left(B_{\max}, \operatorname{round}(B_0 \, \eta_0 / \eta_t)\right)
+    .. math::
+        B_t = \min\left(B_{\max}, \operatorname{round}(B_0 \, \eta_0 / \eta_t)\right)
 
     Parameters
     ----------

@@ -56,7 +56,7 @@ embeddings: $(VENV)/test  ## make embeddings TEXT=file: exact, lazy and others' 
 convergence: $(VENV)/test $(VENV)/flights  ## every optimizer on five problems, rates searched: bench/CONVERGENCE.md
 	$(BIN)/python bench/convergence.py --out bench/CONVERGENCE.md
 
-docs: $(VENV)/package  ## write docs/optimizers.md from the docstrings
+docs: $(VENV)/package  ## write docs/optimizers.md and docs/schedules.md from the docstrings, draw the schedules
 	$(BIN)/python docs/generate.py
 
 pictures: $(VENV)/package  ## draw the pictures of paths and rates in docs/

@@ -355,8 +355,8 @@ NAMES: list[tuple[schedules.Schedule, tuple[str, dict[str, Any]] | None, str, st
     (
         schedules.LinearWarmup(0.1, 50, start=0.025),
         ("LinearLR", {"start_factor": 0.25, "total_iters": 50}),
-        "`warmup_target` of `CosineDecay`, from 0",
-        "`linear_schedule`, from 0",
+        "`warmup_target` of `CosineDecay`",
+        "`linear_schedule`",
     ),
     (
         schedules.Cosine(0.1, 90),

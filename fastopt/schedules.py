@@ -574,8 +574,9 @@ class LinearWarmup(Schedule):
 
     Notes
     -----
-    PyTorch's LinearLR with its defaults is ``LinearWarmup(base, 5, start=base / 3)``. The warm-ups of Keras, optax and
-    Hugging Face start from 0, so that the first step moves nothing: ``start=0``.
+    PyTorch's LinearLR with its defaults is ``LinearWarmup(base, 5, start=base / 3)``. Those of
+    Hugging Face start from 0, so that the first step moves nothing (``start=0``); in Keras's CosineDecay and optax's
+    linear_schedule the start is given.
     """
 
     base: float

@@ -53,7 +53,7 @@ from fastopt.schedules import (
 
 Array = np.ndarray
 
-# ------------------------------------------------------------------------------------ the papers' formulas, in 40 digits
+# ---------------------------------------------------------------------------------- the papers' formulas, in 50 digits
 
 PI = Decimal("3.14159265358979323846264338327950288419716939937510")
 
@@ -253,7 +253,7 @@ def test_every_schedule_is_tested():
     assert fastopt.schedules is schedules
 
 
-# ------------------------------------------------------------------------------------------------- what all have in common
+# --------------------------------------------------------------------------------------------- what all have in common
 
 each = pytest.mark.parametrize("schedule", [*PURE, *COMPOSED], ids=repr)
 
@@ -363,7 +363,7 @@ def test_bad_arguments_are_named(make, arguments, message):
         make(**arguments)
 
 
-# ----------------------------------------------------------------------------------------------------------------- restarts
+# ------------------------------------------------------------------------------------------------------------ restarts
 
 
 @pytest.mark.parametrize("multiplier", [1, 2, 3, 10, 1000, 2.0])
@@ -390,6 +390,7 @@ def test_a_multiplier_that_is_not_whole():
             assert schedule(step) == pytest.approx(want, rel=1e-9, abs=1e-12), step
         begin, length = begin + length, length * 1.5
     assert schedule(10) == schedule(19) == schedule(4) == 1.0
+    assert SGDR(1.0, 16, 1.25)(61) == 1.0  # 16 + 20 + 25, which rounding puts behind 61
     assert SGDR(0.1, 10, 2.0) == SGDR(0.1, 10, 2)
 
 
@@ -410,6 +411,7 @@ def test_ends_are_met_exactly_and_kept():
         (SlantedTriangular(0.1, 70), 70, 0.1 / 32),
     ]:
         assert s(end) == s(end + 1) == s(FAR) == last and s(end - 1) != last
+    assert LinearWarmup(0.29, 7, start=0.03)(7) == Cosine(0.29, 7, 0.03)(0) == 0.29  # not 0.03 + (0.29 - 0.03)
     assert Cosine(0.1, 7, 0.03)(0) == 0.1 and OneCycle(0.1, 10)(2) == 0.1 and OneCycle(0.1, 10).momentum(2) == 0.85
 
 
@@ -423,7 +425,7 @@ def test_one_cycle_of_any_size(total, pct_start):
         assert (momenta >= 0.85).all() and (momenta <= 0.95).all()
 
 
-# -------------------------------------------------------------------------------------------------------------- composition
+# --------------------------------------------------------------------------------------------------------- composition
 
 
 def test_then_counts_from_the_join():
@@ -461,7 +463,7 @@ def test_boundaries_of_keras_and_optax():
     assert MultiStep(0.1, [boundary])(range(20)).tolist() == pytest.approx(optax, rel=1e-15)
 
 
-# ------------------------------------------------------------------------------------------------------------------ plateau
+# ------------------------------------------------------------------------------------------------------------- plateau
 
 
 def told(schedule: ReduceOnPlateau, *values: float) -> list[float]:
@@ -552,7 +554,7 @@ def test_plateau_says_that_it_has_a_memory_and_so_do_those_made_of_it():
         s.update("low")
 
 
-# -------------------------------------------------------------------------------------------------------------- batch sizes
+# --------------------------------------------------------------------------------------------------------- batch sizes
 
 
 def test_batches_grow_where_the_rate_falls():
@@ -582,7 +584,7 @@ def test_a_batch_never_shrinks_below_its_size_nor_has_no_bounds():
         BatchSizeSchedule(LinearWarmup(0.1, 10, start=0.0), 32)(3)
 
 
-# ---------------------------------------------------------------------------------------------------------- PyTorch's names
+# ----------------------------------------------------------------------------------------------------- PyTorch's names
 
 
 def test_names_of_torch():
@@ -634,7 +636,7 @@ def test_what_torch_cannot_say(schedule):
         schedule.to_torch()
 
 
-# --------------------------------------------------------------------------------------------------------------- optimizers
+# ---------------------------------------------------------------------------------------------------------- optimizers
 
 RATE = SGDR(0.1, 7, 2, minimum=0.01).with_warmup(3)
 DECAY = Cosine(0.05, 30).with_warmup(4)
@@ -843,13 +845,26 @@ def test_resumed_at_step_t_the_rate_is_that_of_step_t(backend, how):
     assert repr(RATE) in repr(two) and two.state_dict()["param_groups"][0]["lr"] == RATE
 
 
+@each_backend
+def test_schedules_see_the_steps_of_the_optimizer_not_of_the_parameter(backend):
+    """None for a gradient leaves a parameter's own count of steps behind."""
+    seen: list[float] = []
+    p = [np.zeros(2), np.zeros(2)]
+    opt = fastopt.SGD(p, lr=1.0, weight_decay=lambda t: float(t), decoupled_weight_decay=True, backend=backend)
+    for step in range(5):
+        p[1][...] = 1.0
+        opt.step([np.zeros(2), np.zeros(2) if step in (0, 3) else None])
+        seen.append(p[1][0])
+    assert seen == [1.0, 1.0, 1.0, 1.0 - 3.0, 1.0]
+
+
 def test_presets_take_schedules():
     opt = fastopt.SGD(np.ones(3), preset="keras", momentum=MOMENTUM, weight_decay=DECAY)
     assert opt.param_groups[0]["lr_inside"] and opt.param_groups[0]["momentum"] == MOMENTUM
     opt.step(np.ones(3))
 
 
-# ------------------------------------------------------------------------------------------- optimizers and the one memory
+# --------------------------------------------------------------------------------------- optimizers and the one memory
 
 
 @each_backend
@@ -957,7 +972,7 @@ def test_schedule_free_needs_to_know_what_the_rate_was(cls):
         opt.param_groups[0]["lr"] = ReduceOnPlateau(0.1)
 
 
-# ------------------------------------------------------------------------------------------------------------ linear models
+# ------------------------------------------------------------------------------------------------------- linear models
 
 
 @pytest.mark.parametrize("backend", ["numpy", pytest.param("native", marks=needs_native)])

@@ -59,7 +59,7 @@ convergence: $(VENV)/test $(VENV)/flights  ## every optimizer on five problems, 
 survey: $(VENV)/test  ## check what two surveys of gradient descent say, claim by claim: docs/survey.md and its pictures
 	$(BIN)/python -m bench.survey
 
-docs: $(VENV)/package  ## write docs/optimizers.md from the docstrings
+docs: $(VENV)/package  ## write docs/optimizers.md and docs/schedules.md from the docstrings, draw the schedules
 	$(BIN)/python docs/generate.py
 
 pictures: $(VENV)/package  ## draw the pictures of paths and rates in docs/

@@ -1,4 +1,4 @@
-"""Writes docs/optimizers.md from the classes and their docstrings: ``make docs``."""
+"""Writes docs/optimizers.md and docs/schedules.md from the docstrings, and draws the schedules: ``make docs``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastopt
+from fastopt import schedules
 from fastopt.optimizers import normalized, tables
 from fastopt.optimizers.base import ALL, Optimizer, Rule
 
 PAGE = Path(__file__).parent / "optimizers.md"
+SCHEDULES, PICTURE = PAGE.with_name("schedules.md"), PAGE.with_name("schedules.png")
 MATRIX = 1009, 2003  # a parameter whose sides and their products tell what a state's size is made of
 #: Values that are tried for options, to find which choose another rule, and which have no exact sparse mode.
 TRIED = (
@@ -297,5 +299,188 @@ def page() -> str:
     return "\n".join([HEAD, overview, common(), *(f.section() for f in facts), transforms()])
 
 
+# -------------------------------------------------------------------------------------------------------- the schedules
+
+SCHEDULES_HEAD = r"""# Schedules
+
+`fastopt.schedules`: what a rate, a momentum, a weight decay or a batch size is at a step. This page is made of the
+docstrings by `make docs`; edit those.
+
+```python
+from fastopt import schedules
+
+rate = schedules.Cosine(0.1, steps=1000, minimum=1e-3).with_warmup(100)
+rate(0), rate([0, 500, 10**12])  # a number; an array, with the same bits
+opt = fastopt.SGD(w, lr=rate, momentum=schedules.OneCycle(0.1, 1100).momentum, weight_decay=rate.scaled(0.01))
+```
+
+- Steps count from 0: the completed steps before the one that is being made. The same t as in PyTorch, where the scheduler
+  is called after the optimizer, in Keras and in optax.
+- Every schedule is a pure function in closed form: a step costs about a microsecond however late it is, and training that
+  is resumed at step t has the rate of step t. `ReduceOnPlateau` alone has a memory, and says so (`pure` is False); a state
+  dict of the optimizer keeps it.
+- Past its end a schedule keeps its last value.
+- They compose: `a.then(b, at)`, `a.with_warmup(steps, start)`, `a.scaled(factor or schedule)`; `Schedule.of(function)`
+  takes any callable.
+- `lr` and `weight_decay` of every optimizer take a schedule, and so does `momentum` but for ScheduleFreeSGD's. So does the
+  `lr` of the linear models, by the sample, without `l2`. A schedule of `momentum` or `weight_decay` counts as not zero,
+  whatever its values.
+
+![all schedules, drawn](schedules.png)
+"""
+
+#: What is drawn, and said beside PyTorch's name: PyTorch's scheduler with options, or None; Keras; optax.
+NAMES: list[tuple[schedules.Schedule, tuple[str, dict[str, Any]] | None, str, str]] = [
+    (
+        schedules.Step(0.1, 30),
+        ("StepLR", {"step_size": 30}),
+        "`ExponentialDecay(staircase=True)`",
+        "`exponential_decay(staircase=True)`",
+    ),
+    (
+        schedules.MultiStep(0.1, (30, 60)),
+        ("MultiStepLR", {"milestones": [30, 60]}),
+        "`PiecewiseConstantDecay`, boundaries one less",
+        "`piecewise_constant_schedule`",
+    ),
+    (schedules.Exponential(0.1, 0.97), ("ExponentialLR", {"gamma": 0.97}), "`ExponentialDecay`", "`exponential_decay`"),
+    (
+        schedules.Polynomial(0.1, 90, power=2.0),
+        ("PolynomialLR", {"total_iters": 90, "power": 2.0}),
+        "`PolynomialDecay`, end 1e-4",
+        "`polynomial_schedule`",
+    ),
+    (schedules.InverseTime(0.1, 0.1), None, "`InverseTimeDecay`", "-"),
+    (schedules.InverseSqrt(0.1, 10), None, "-", "-"),
+    (
+        schedules.LinearWarmup(0.1, 50, start=0.025),
+        ("LinearLR", {"start_factor": 0.25, "total_iters": 50}),
+        "`warmup_target` of `CosineDecay`",
+        "`linear_schedule`",
+    ),
+    (
+        schedules.Cosine(0.1, 90),
+        ("CosineAnnealingLR", {"T_max": 90}),
+        "`CosineDecay(alpha=minimum / base)`",
+        "`cosine_decay_schedule(alpha=minimum / base)`",
+    ),
+    (
+        schedules.SGDR(0.1, 15, 2),
+        ("CosineAnnealingWarmRestarts", {"T_0": 15, "T_mult": 2}),
+        "`CosineDecayRestarts`, `t_mul` 2 by default",
+        "`sgdr_schedule`, a list of periods",
+    ),
+    (
+        schedules.Cyclical(0.02, 0.1, 15, mode="triangular2"),
+        ("CyclicLR", {"base_lr": 0.02, "max_lr": 0.1, "step_size_up": 15, "mode": "triangular2"}),
+        "-",
+        "-",
+    ),
+    (
+        schedules.OneCycle(0.1, 100),
+        ("OneCycleLR", {"max_lr": 0.1, "total_steps": 100}),
+        "-",
+        "`cosine_onecycle_schedule`, a step later",
+    ),
+    (schedules.Noam(64, 20, 4.0), None, "-", "-"),
+    (schedules.WSD(0.1, 100, 10, 30), None, "-", "-"),
+    (schedules.SlantedTriangular(0.1, 100), None, "-", "-"),
+    (
+        schedules.ReduceOnPlateau(0.1),
+        ("ReduceLROnPlateau", {}),
+        "`ReduceLROnPlateau`, an update earlier",
+        "`reduce_on_plateau`, an update earlier",
+    ),
+    (schedules.BatchSizeSchedule(schedules.Step(0.1, 30, 0.5), 32), None, "-", "-"),
+]
+
+
+def schedule_classes() -> list[type[Any]]:
+    """The schedules that have a formula or a memory, in the order of the module."""
+    found = [getattr(schedules, name) for name in schedules.__all__]
+    return sorted((c for c in found if isinstance(c, type)), key=lambda c: inspect.getsourcelines(c)[1])
+
+
+def said(name: str, options: Mapping[str, Any]) -> str:
+    return f"`{name}({', '.join(f'{k}={v!r}' for k, v in options.items())})`"
+
+
+def conversions() -> str:
+    """What others call the schedules. PyTorch's column is what `from_torch` takes, the first what it makes of that."""
+    lines = table("fastopt", "PyTorch", "Keras", "optax")
+    for schedule, theirs, keras, optax in NAMES:
+        assert theirs is None or schedules.from_torch(theirs[0], 0.1, **theirs[1]) == schedule, theirs
+        lines += row(code(schedule), "-" if theirs is None else said(*theirs), keras, optax)
+    lines += row("`a.then(b, at=10)`", "`SequentialLR(milestones=[10])`", "-", "`join_schedules(boundaries=[10])`")
+    lines += row("`a.scaled(b)`", "`ChainedScheduler`", "-", "-")
+    return lines + row(
+        "`Schedule.of(f).scaled(base)`",
+        "`LambdaLR(lr_lambda=f)`",
+        "a `LearningRateSchedule` of one's own",
+        "any callable",
+    )
+
+
+def schedules_page() -> str:
+    parts = [
+        SCHEDULES_HEAD,
+        "## What others call them\n",
+        "For a base rate of 0.1. `schedules.from_torch(name, base, **options)` makes a schedule of PyTorch's name, and "
+        "`schedule.to_torch()` goes the other way, or says why it cannot.\n",
+        conversions(),
+    ]
+    for cls in schedule_classes():
+        text, arguments = sections(cls), inspect.signature(cls).parameters.values()
+        about = parameters(cls)
+        lines = table("argument", "default", "")
+        for p in arguments:
+            lines += row(
+                f"`{p.name}`", "" if p.default is p.empty else code(p.default), markdown(about.get(p.name, ""), False)
+            )
+        body = [f"## {cls.__name__}", markdown(text["summary"], False), markdown(text["more"], False)]
+        body += [lines] if arguments else []
+        body += [markdown(text[title], False) for title in ("Notes",) if title in text]
+        if "Examples" in text:
+            body.append("```python\n" + text["Examples"] + "\n```")
+        parts.append("\n\n".join(part.strip() for part in body if part) + "\n")
+    for thing in (
+        schedules.Schedule.then,
+        schedules.Schedule.with_warmup,
+        schedules.Schedule.scaled,
+        schedules.from_torch,
+    ):
+        text = sections(thing)
+        told = [f"`{n}`: {markdown(what, False)}" for n, what in parameters(thing).items() if what]
+        body = [f"## {thing.__name__}", markdown(text["summary"], False), markdown(text["more"], False), *told]
+        parts.append(
+            "\n\n".join(part.strip() for part in [*body, markdown(text.get("Notes", ""), False)] if part) + "\n"
+        )
+    return "\n".join(parts)
+
+
+def draw() -> None:
+    """The picture of all schedules, over 120 steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    steps = np.arange(120)
+    drawn = [s for s, *_ in NAMES if not isinstance(s, schedules.ReduceOnPlateau)]
+    figure, axes = pyplot.subplots(3, 5, figsize=(13, 6), sharex=True, layout="constrained")
+    for ax, schedule in zip(axes.flat, drawn, strict=True):
+        batch = isinstance(schedule, schedules.BatchSizeSchedule)
+        ax.plot(steps, schedule(steps), color="C2" if batch else "C0", linewidth=1.5)
+        ax.set_title(type(schedule).__name__ + (" (samples)" if batch else ""), fontsize=10)
+        ax.set_ylim(bottom=0)
+        ax.tick_params(labelsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[-1]:
+        ax.set_xlabel("step", fontsize=9)
+    figure.savefig(PICTURE, dpi=100, metadata={"Software": None})
+
+
 if __name__ == "__main__":
     PAGE.write_text(page())
+    SCHEDULES.write_text(schedules_page())
+    draw()

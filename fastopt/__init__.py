@@ -1,8 +1,10 @@
 """fastopt: optimizer kernels for training on CPUs, in place on NumPy arrays."""
 
 from importlib import import_module as _import_module
-from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
+from . import schedules as schedules
 from .config import get_num_threads as get_num_threads
 from .config import set_num_threads as set_num_threads
 from .config import show_config as show_config
@@ -60,8 +62,28 @@ from .sparse import SparseGrad as SparseGrad
 from .transforms import clip_global_norm as clip_global_norm
 from .version import __version__ as __version__
 
+if _TYPE_CHECKING:
+    from .checkpoint import load as load
+    from .checkpoint import save as save
+    from .strategies import lr_range_test as lr_range_test
+    from .strategies import train as train
 
-def __getattr__(name: str) -> _ModuleType:
-    if name in ("models", "strategies", "viz"):  # when asked for: models imports scikit-learn
-        return _import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+#: What is imported when it is asked for: modules (models import scikit-learn), and what stands in them.
+_LAZY = {
+    "checkpoint": None,
+    "load": ".checkpoint",
+    "lr_range_test": ".strategies",
+    "models": None,
+    "save": ".checkpoint",
+    "strategies": None,
+    "train": ".strategies",
+    "viz": None,
+}
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _LAZY[name]
+    return _import_module(f".{name}", __name__) if home is None else getattr(_import_module(home, __name__), name)

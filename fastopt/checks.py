@@ -111,12 +111,15 @@ def infinite_or(each: Check) -> Check:
 non_negative = number(0.0)
 
 
-def rate(name: str, value: Any) -> Any:
-    """A check for a learning rate: a number, or a callable of the step, which is asked when its time comes."""
-    return value if callable(value) and not isinstance(value, type) else non_negative(name, value)
-
-
 fraction = number(0.0, 1.0, closed_high=False)
+
+
+def scheduled(each: Check) -> Check:
+    """A check for what `each` takes, or for a callable of the step, which is asked when its time comes."""
+    return lambda name, value: value if callable(value) and not isinstance(value, type) else each(name, value)
+
+
+rate = scheduled(non_negative)
 
 
 # ---------------------------------------------------------------------------------------------------------- arrays

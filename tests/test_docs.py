@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import fastopt
+from fastopt import schedules
 from fastopt.optimizers import normalized
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +46,31 @@ def states(cls: type[Any]) -> set[str]:
 
 def test_the_page_is_what_the_docstrings_say(generator):
     assert generator.PAGE.read_text() == generator.page(), "docs/optimizers.md is out of date; run make docs."
+
+
+def test_the_page_of_the_schedules_is_what_the_docstrings_say(generator):
+    assert generator.SCHEDULES.read_text() == generator.schedules_page(), (
+        "docs/schedules.md is out of date; run make docs."
+    )
+    assert generator.PICTURE.stat().st_size > 10_000
+
+
+def test_the_page_of_the_schedules_has_each_with_formula_source_and_differences(generator):
+    page = generator.schedules_page()
+    for left_over in (":math:", ".. math", r"\operatorname", "``)", "::\n", "](#"):
+        assert left_over not in page, f"{left_over!r} is left over in docs/schedules.md."
+    assert {type(s) for s, *_ in generator.NAMES} >= set(generator.schedule_classes()) - {
+        schedules.Schedule,
+        schedules.Constant,
+    }
+    for cls in generator.schedule_classes():
+        text, name = generator.sections(cls), cls.__name__
+        assert f"## {name}\n" in page
+        if cls in (schedules.Schedule, schedules.Constant):
+            continue
+        assert ".. math::" in text["more"] or cls is schedules.ReduceOnPlateau, f"{name} has no formula."
+        for library in ("PyTorch", "Keras", "optax"):
+            assert library in text["Notes"], f"the Notes of {name} do not say what {library} calls it."
 
 
 def test_the_page_has_every_optimizer_and_every_link_leads_somewhere(generator):

@@ -79,3 +79,20 @@ def test_pictures_example_runs():
     exec(code, scope)
     assert scope["ax"].images[0].get_array().shape == (3, 4)
     sys.modules["matplotlib.pyplot"].close("all")
+
+
+def test_training_loop_example_runs_and_goes_on(tmp_path, monkeypatch, rng: np.random.Generator):
+    monkeypatch.chdir(tmp_path)
+    text = re.search(r"## Training loop\n+```python\n(.*?)```", README.read_text(), re.S).group(1)
+    X = rng.standard_normal((400, 20))
+    y = X @ rng.standard_normal(20)
+    outcomes = []
+    for stopped_at in (None, 25, None):
+        scope = {"np": np, "fastopt": fastopt, "X": X[:300], "y": y[:300], "X_held": X[300:], "y_held": y[300:]}
+        exec(text if stopped_at is None else text.replace("resume=True", f"resume=True, max_steps={stopped_at}"), scope)
+        outcomes.append((scope["history"], scope["params"]["w"]))
+        if stopped_at is None:
+            (tmp_path / "run.npz").unlink()
+    (whole, w), (part, _), (again, v) = outcomes
+    assert part.steps == 25 and again.epochs == whole.epochs and (v == w).all()
+    assert whole.epochs[-1]["validation"] < 0.01 * whole.epochs[0]["validation"]

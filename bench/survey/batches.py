@@ -72,11 +72,17 @@ def objective_fluctuates(study: Study) -> Result:
             fit(net, split, lambda p: fastopt.SGD(p, lr=lr), seed, steps, size, max_steps=steps, callbacks=[losses])
             paths[i, j] = losses.seen
     up = 100 * (np.diff(paths, axis=2) > 0).mean(axis=2)
-    with study.picture("training loss after each update, for five batch sizes") as ax:
+    with study.picture("training loss after each update, and its changes", columns=2, wide=9.0) as (left, right):
         for j, size in enumerate(SIZES):
-            ax.plot(paths[0, j], label="all" if size == 1000 else f"{size}", linewidth=1)
-        ax.set(xlabel="update", ylabel="training loss, all samples", yscale="log")
-        ax.legend(title="batch")
+            look = {"label": "all" if size == 1000 else f"{size}", "linewidth": 1, "color": f"C{j}"}
+            left.plot(paths[0, j], **look)
+            if size in (1, 16, 1000):
+                right.plot(np.diff(paths[0, j]), **look)
+        left.set(xlabel="update", ylabel="training loss, all samples", yscale="log")
+        right.set(xlabel="update", ylabel="its change by the update")
+        right.set_yscale("symlog", linthresh=1e-3)
+        right.axhline(0, color="0.6", linestyle=":")
+        left.legend(title="batch")
     return Result(
         f"""Network 64-32-10 on 1000 digits, SGD with rate {lr} for all batches, {steps} updates; the loss over
         all training samples after each. {len(seeds)} seeds.""",

@@ -252,7 +252,7 @@ def batch_normalization(study: Study) -> Result:
             right.plot(scales, by_scale[norm].mean(axis=1), marker="o", label=label)
         left.set(xscale="log", xlabel="rate", ylabel="test error, %")
         right.set(xscale="log", xlabel="deviation of the first weights / He's")
-        left.legend()
+        left.figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     rows = [(f"rate {lr:g}", spread(by_rate[False][i]), spread(by_rate[True][i])) for i, lr in enumerate(grid)]
     rows += [
         (f"best rate, start times {scale:g}", spread(by_scale[False][i]), spread(by_scale[True][i]))

@@ -58,7 +58,7 @@ def run(name: str, pictures: Path, quick: bool) -> Result:
 def page(found: dict[str, Result], quick: bool = False) -> str:
     """All sections, theme by theme."""
     found = {entry.name: found[entry.name] for entry in ordered() if entry.name in found}
-    parts = [HEAD]
+    parts = [HEAD.rstrip()]
     if quick:
         parts.append("**A quick run: the figures mean nothing.**\n")
     parts.append(contents(found))

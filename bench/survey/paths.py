@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from fastopt.schedules import Cosine
 
 import fastopt
 from fastopt import viz
+from fastopt.schedules import Cosine
 
 from .harness import OVERVIEW, PATHS, Check, Result, Study, below, chosen, claim, spread, wins
 from .networks import Array
@@ -254,7 +254,7 @@ def nag_corrects(study: Study) -> Result:
         for name in ("momentum", "NAG"):
             path = walk(bowl, start, lambda x, name=name, lr=lr: MAKE[name](x, lr), most, lambda x, value: value < 1e-6)
             beyond[name] = float(path[:, 0].max())
-            cells += [len(path) - 1 if len(path) - 1 < most else "never", f"{beyond[name]:.2f}"]
+            cells += [len(path) - 1 if len(path) - 1 < most else "never", f"{max(beyond[name], 0.0):.2f}"]
         if beyond["momentum"] > 0.01:
             less.append(beyond["NAG"] < beyond["momentum"])
         fewer.append(isinstance(cells[3], int) and (not isinstance(cells[1], int) or cells[3] < cells[1]))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from typing import Any
 
 import numpy as np
 
+from ..checkpoint import read_arrays, write_arrays
 from ..errors import CheckpointError
-from ..version import __version__
 from .features import ColumnHasher
 from .linear import LinearClassifier, LinearRegressor, _Linear
 
@@ -25,46 +23,18 @@ def save_model(path: str | os.PathLike[str], model: _Linear, hasher: ColumnHashe
     """
     about = {
         "format": FORMAT,
-        "fastopt": __version__,
         "class": type(model).__name__,
         "parameters": model.get_params(),
         "hasher": None
         if hasher is None
         else {"n_features": hasher.n_features, "columns": hasher.columns, "crosses": hasher.crosses},
     }
-    try:
-        text = json.dumps(about, default=_number)
-    except TypeError as error:
-        raise CheckpointError(f"a parameter of the model cannot be written as JSON: {error}") from error
     arrays = {"coef": model.coef_, "intercept": model.intercept_}
     if isinstance(model, LinearClassifier):
         if model.classes_.dtype.hasobject:
             raise CheckpointError("classes of Python objects cannot be saved without pickle; use strings or numbers")
         arrays["classes"] = model.classes_
-    folder = os.path.dirname(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(".npz", ".fastopt-", folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, about=np.array(text), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _number(x: Any) -> Any:
-    if isinstance(x, np.generic):
-        return x.item()
-    raise TypeError(f"{type(x).__name__}: {x!r:.60}")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_arrays(path, about, arrays)
 
 
 def load_model(path: str | os.PathLike[str]) -> tuple[Any, ColumnHasher | None]:
@@ -76,12 +46,8 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Any, ColumnHasher | None]:
         Fitted: it predicts. `partial_fit` goes on from the weights, with the optimizer's state at its start.
     hasher : ColumnHasher or None
     """
+    about, arrays = read_arrays(path, FORMAT)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        about = json.loads(str(arrays.pop("about")))
-        if about["format"] != FORMAT:
-            raise CheckpointError(f"{path} has the format {about['format']!r}; this version reads {FORMAT!r}")
         cls = {"LinearClassifier": LinearClassifier, "LinearRegressor": LinearRegressor}[about["class"]]
         model: _Linear = cls(**about["parameters"])
         model._check_parameters()
@@ -92,8 +58,6 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Any, ColumnHasher | None]:
         if isinstance(model, LinearClassifier):
             model._set_classes(arrays["classes"])
     except CheckpointError:
-        raise
-    except FileNotFoundError:
         raise
     except Exception as error:
         raise CheckpointError(f"{path} is not a model that fastopt saved: {error}") from error

@@ -73,7 +73,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
             raise UnsupportedError(
                 f"{cls.__name__} cannot train a linear model sample by sample; choose another optimizer"
             )
-        checks.non_negative("lr", self.lr)
+        checks.rate("lr", self.lr)
         checks.integer(1)("epochs", self.epochs)
         checks.non_negative("l2", self.l2)
         checks.flag("fit_intercept", self.fit_intercept)
@@ -138,7 +138,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
                 f"{', '.join(k for k, v in self._training().items() if self._trained_as[k] != v)} changed since training "
                 "began; call fit to start again"
             )
-        self._trainer.set_rate(float(self.lr), float(self.l2))
+        self._trainer.set_rate(self.lr if callable(self.lr) else float(self.lr), float(self.l2))
         y = np.ascontiguousarray(y, data.dtype)
         random = check_random_state(self.random_state) if self.shuffle else None
         draw = None if random is None else np.random.default_rng(random.randint(0, 2**31 - 1, 4))
@@ -204,8 +204,9 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
         Name of an optimizer: the class name in lower case (``"sgd"``, ``"adam"``, ...), or ``"momentum"`` or ``"nag"``,
         SGD with momentum 0.9. Its other options have their defaults, but for weight decay: that is `l2`, which is
         decoupled as AdamW's, so that ``"adam"`` and ``"adamw"`` are the same here.
-    lr : float, default 0.1
-        Learning rate. 0.1 suits Adagrad and SGD; Adam, AdamW and RMSprop want about 0.001, Adadelta 1.
+    lr : float or callable, default 0.1
+        Learning rate. 0.1 suits Adagrad and SGD; Adam, AdamW and RMSprop want about 0.001, Adadelta 1. A schedule, such as
+        those of `fastopt.schedules`, counts samples from 0; it needs ``l2=0``, and is not saved by `save_model`.
     epochs : int, default 5
         Passes over the data.
     l2 : float, default 0

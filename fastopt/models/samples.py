@@ -9,9 +9,9 @@ import numpy as np
 
 from .. import kernels
 from ..checks import Array
-from ..errors import HyperParameterError, NonFiniteError
+from ..errors import HyperParameterError, NonFiniteError, UnsupportedError
+from ..optimizers import tables
 from ..optimizers.base import Optimizer
-from ..optimizers.tables import scalar_table
 from . import reference
 
 #: Below this the common scale of the weights is multiplied into them, long before its reciprocal overflows a float32.
@@ -58,9 +58,11 @@ class SampleTrainer:
         self._weights: Array | None = None
         self.set_rate(options["lr"], l2)
 
-    def set_rate(self, lr: float, l2: float) -> None:
-        """Train on with this learning rate and penalty."""
-        shrink = 1.0 / (1.0 + lr * l2)
+    def set_rate(self, lr: Any, l2: float) -> None:
+        """Train on with this learning rate, or schedule of the sample's number, and penalty."""
+        if callable(lr) and l2 != 0:
+            raise UnsupportedError(f"lr={lr!r} follows a schedule, which l2 does not; use l2=0, or a number for lr")
+        shrink = 1.0 if callable(lr) else 1.0 / (1.0 + lr * l2)
         if not shrink > 0:
             raise HyperParameterError(f"lr * l2 = {lr * l2} is too large")
         self.options, self.shrink = {**self.options, "lr": lr}, shrink
@@ -141,7 +143,7 @@ class SampleTrainer:
             )
 
     def _settled(self) -> int | None:
-        return self.optimizer.settled(self.options, 0)
+        return tables.settled(self.optimizer, self.options, 0)
 
     def _pieces(self, done: int, total: int, n_threads: int) -> int:
         """How many samples the next call of the driver takes: until the scale is small, or the scalars settle.
@@ -165,4 +167,8 @@ class SampleTrainer:
         settled = self._settled()
         one_row = settled is not None and self.steps + 1 >= settled
         t = np.arange(self.steps + 1, self.steps + 2 + (0 if one_row else n + n_threads))
-        return scalar_table(self.optimizer, self.options, t, self.dtype, 0)[0], one_row
+        table = tables.scalar_table(self.optimizer, self.options, t, self.dtype, 0)[0]
+        needed = 1 if one_row else n + n_threads - 1
+        if len(table) < needed:  # a schedule that fails at a later sample: let it say so before this one
+            tables.scalar_table(self.optimizer, self.options, t[len(table) :], self.dtype, 0)
+        return table, one_row

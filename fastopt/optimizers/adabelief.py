@@ -41,7 +41,7 @@ class AdaBelief(Optimizer):
     eps : float, default 1e-16
         Added to the variance in every step, and to its root. At least the smallest normal number of the dtype is used, so
         that 0/0 cannot arise.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
     rectify : bool, default True
     decoupled_weight_decay : bool, default True
         Otherwise the decay is added to the gradient.

@@ -36,7 +36,7 @@ class Adadelta(Optimizer):
     rho : float in [0, 1), default 0.9
     eps : float, default 1e-6
         At least the smallest normal number of the dtype is used.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     **common
         Options of every optimizer: see `Optimizer`.

@@ -127,7 +127,7 @@ class Adafactor(Optimizer):
         smallest normal number of the dtype is the least that anything is divided by.
     d : float above 0, default 1.0
         PyTorch takes no less than 1, Keras does.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Decoupled.
     eps_form : {"outside", "inside"}, default "outside"
         Where :math:`\epsilon_1` sits: as above (PyTorch), or added to :math:`g^2` (the paper, Keras), and nothing else; with

@@ -74,7 +74,7 @@ class Adam(Optimizer):
     betas : pair of floats in [0, 1), default (0.9, 0.999)
     eps : float, default 1e-8
         At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     amsgrad : bool, default False
         Divide by the root of the largest v so far. As in PyTorch, the maximum is over v before bias correction.
@@ -176,7 +176,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    weight_decay : float, default 1e-2
+    weight_decay : float or callable, default 1e-2
         :math:`\lambda`: ``p *= 1 - lr * weight_decay`` before each update.
     params, lr, betas, eps, amsgrad, eps_form, **common
         As in `Adam`; the decay is always decoupled.

@@ -44,7 +44,7 @@ class Adan(Optimizer):
         What is kept of a moment at a step, as in the authors' code; the paper's betas are 1 less these.
     eps : float, default 1e-8
         At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Decoupled, by the proximal form above.
     no_prox : bool, default False
         Decay as in AdamW: ``p *= 1 - lr * weight_decay`` before the update, and no division.

@@ -38,7 +38,7 @@ class ADOPT(Optimizer):
     betas : pair of floats in [0, 1), default (0.9, 0.9999)
     eps : float, default 1e-6
         At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     **common
         Options of every optimizer: see `Optimizer`.

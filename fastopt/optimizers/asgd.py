@@ -45,7 +45,7 @@ class ASGD(Optimizer):
         Power by which the rate falls.
     t0 : float, default 1e6
         The average begins after so many steps; up to then it is the parameter itself.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``, and beside `lambd`.
     **common
         Options of every optimizer: see `Optimizer`.

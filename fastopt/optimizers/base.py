@@ -33,6 +33,7 @@ from ..errors import (
     UnsupportedError,
     did_you_mean,
 )
+from ..schedules import Schedule, is_pure
 from ..sparse import Entries, SparseGrad
 from ..transforms import Transform
 from . import tables
@@ -205,8 +206,9 @@ class Optimizer(metaclass=Constructor):
 
     Notes
     -----
-    `lr`, which every optimizer has, is a number or a callable. A callable is a schedule: ``lr(step)``, where `step` counts the
-    optimizer's completed steps from 0. It must be a pure function; it is asked some steps ahead.
+    `lr`, `momentum` and `weight_decay` are numbers or callables. A callable is a schedule: ``lr(step)``, where `step` counts the
+    optimizer's completed steps from 0; `fastopt.schedules` has those of the literature. It must be a pure function, for it is
+    asked some steps ahead, or have an attribute ``pure = False``, as `ReduceOnPlateau` has: then it is asked before each step.
 
     What differs from other libraries in all of them:
 
@@ -267,7 +269,7 @@ class Optimizer(metaclass=Constructor):
 
     COMMON: ClassVar[dict[str, Check]] = {
         "lr": checks.rate,
-        "weight_decay": checks.non_negative,
+        "weight_decay": checks.scheduled(checks.non_negative),
         "decoupled_weight_decay": checks.flag,
         "maximize": checks.flag,
     }
@@ -318,6 +320,7 @@ class Optimizer(metaclass=Constructor):
         self._means = transforming.means(self._transforms)
         self._uncopied: set[int] = set()  # parameters whose states that start as copies of them wait for the first step
         self._tuned: list[dict[str, Any]] = []
+        self._asks_anew = False  # some option follows a schedule with a memory
         # Of groups whose rule has a measure: the scalars of the step under way, in float64.
         self._wide: dict[int, Array] = {}
         if self.sparse == "exact" and self._means:
@@ -361,6 +364,11 @@ class Optimizer(metaclass=Constructor):
     def nonfinite(self) -> str:
         """What was given as `nonfinite`; it cannot be changed."""
         return self._nonfinite
+
+    @property
+    def steps(self) -> int:
+        """Completed steps: what schedules are asked for next. Steps that `nonfinite` skipped do not count."""
+        return self._plan.steps
 
     # ------------------------------------------------------------------------------------- what a derived class says
 
@@ -682,6 +690,7 @@ class Optimizer(metaclass=Constructor):
                 self._law(rule.catch, group.get("weight_decay", 0.0) != 0),
                 rule.measure.name if rule.measure else None,
             )
+        self._asks_anew = not all(is_pure(value) for group in self.param_groups for value in group.options().values())
         looks = self.nonfinite != "propagate" or bool(transforming.clips(self.transforms))
         plan.set_transforms(kernels.table, looks, [m.kernel for m in self._means])
         plan.forget_scalars()
@@ -894,6 +903,9 @@ class Optimizer(metaclass=Constructor):
         own = grads is NOW
         if own and not self._own:
             raise StateError("step() without gradients uses those in opt.grads, which nobody has asked for yet")
+        if self._asks_anew:
+            with self._quiet() as plan:
+                plan.forget_scalars()
         if self._uncopied:
             plan = self._plan
             plan.hold(True)
@@ -1055,7 +1067,10 @@ class Optimizer(metaclass=Constructor):
                 **{k: a.copy(order="K") for k, a in self._state[i].items() if k not in late},
             }
         groups = [
-            {**g.options(), "params": [k for k, r in zip(keys, self._group_of, strict=True) if r == q]}
+            {
+                **{k: v if is_pure(v) else copy.deepcopy(v) for k, v in g.options().items()},
+                "params": [k for k, r in zip(keys, self._group_of, strict=True) if r == q],
+            }
             for q, g in enumerate(self.param_groups)
         ]
         if self.memory:
@@ -1129,7 +1144,7 @@ class Optimizer(metaclass=Constructor):
             fresh.append(made)
         self._state, self._tuned, self._uncopied = fresh, tuned, set()
         for mine_, new in zip(self.param_groups, options, strict=True):
-            dict.update(mine_, new)
+            dict.update(mine_, {k: v if is_pure(v) else remembering(mine_[k], v) for k, v in new.items()})
         self._build(counters, borns, steps)
 
     def _check_memory(self, q: int, given: Any) -> dict[str, Any]:
@@ -1281,6 +1296,16 @@ def choose_backend(backend: str) -> str:
 
 
 _warned = False
+
+
+def remembering(mine: Any, given: Any) -> Any:
+    """A schedule with the memory of the one `given`: `mine`, which its owner goes on telling, where it is the same."""
+    if mine is given:
+        return mine
+    if isinstance(mine, Schedule) and isinstance(given, Schedule) and repr(mine) == repr(given):
+        mine.load_state_dict(given.state_dict())
+        return mine
+    return copy.deepcopy(given)
 
 
 def arena(like: Sequence[Array]) -> list[Array]:

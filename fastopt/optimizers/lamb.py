@@ -47,7 +47,7 @@ class LAMB(Optimizer):
     betas : pair of floats in [0, 1), default (0.9, 0.999)
     eps : float, default 1e-6
         At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         :math:`\lambda` above.
     decoupled_weight_decay : bool, default False
         ``p *= 1 - lr * weight_decay`` first, outside of the ratio, as Keras does.

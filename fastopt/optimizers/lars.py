@@ -12,7 +12,7 @@ from ..checks import Array
 from ..errors import HyperParameterError
 from ..reductions import trust_ratio, within
 from .base import Common, Measure, Optimizer, Rule
-from .tables import Scalars
+from .tables import Scalars, is_zero
 
 
 def measure(p: Array, g: Array, *states_and_h: Array) -> Sequence[Array]:
@@ -49,9 +49,9 @@ class LARS(Optimizer):
     ----------
     params : array, list, dict or list of groups
     lr : float or callable, default 1.0
-    momentum : float in [0, 1), default 0.9
+    momentum : float in [0, 1) or callable, default 0.9
         Without momentum there is no state.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         :math:`\lambda` above.
     trust_coefficient : float, default 1e-3
         :math:`\tau` above.
@@ -71,7 +71,7 @@ class LARS(Optimizer):
     """
 
     options = {
-        "momentum": checks.fraction,
+        "momentum": checks.scheduled(checks.fraction),
         "trust_coefficient": checks.non_negative,
         "eps": checks.non_negative,
         "nesterov": checks.flag,
@@ -109,12 +109,12 @@ class LARS(Optimizer):
 
     @classmethod
     def check_together(cls, o: Mapping[str, Any]) -> None:
-        if o.get("nesterov") and o["momentum"] == 0:
+        if o.get("nesterov") and is_zero(o["momentum"]):
             raise HyperParameterError(f"nesterov=True needs momentum above 0, got momentum={o['momentum']}")
 
     @staticmethod
     def rule(o: Mapping[str, Any]) -> str:
-        if o["momentum"] == 0:
+        if is_zero(o["momentum"]):
             return "lars"
         return "lars_nesterov" if o["nesterov"] else "lars_momentum"
 

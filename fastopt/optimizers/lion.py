@@ -30,7 +30,7 @@ class Lion(Optimizer):
     params : array, list, dict or list of groups
     lr : float or callable, default 1e-4
     betas : pair of floats in [0, 1), default (0.9, 0.99)
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Always decoupled.
     **common
         Options of every optimizer: see `Optimizer`.

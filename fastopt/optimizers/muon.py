@@ -97,9 +97,9 @@ class Muon(Optimizer):
     params : array, list, dict or list of groups
         Matrices; parameters of other shapes go to another optimizer.
     lr : float or callable, default 1e-3
-    weight_decay : float, default 0.1
+    weight_decay : float or callable, default 0.1
         Decoupled.
-    momentum : float in [0, 1), default 0.95
+    momentum : float in [0, 1) or callable, default 0.95
     nesterov : bool, default True
     ns_coefficients : three floats, default (3.4445, -4.775, 2.0315)
         a, b and c.
@@ -121,7 +121,7 @@ class Muon(Optimizer):
     """
 
     options = {
-        "momentum": checks.fraction,
+        "momentum": checks.scheduled(checks.fraction),
         "nesterov": checks.flag,
         "ns_coefficients": _coefficients,
         "eps": checks.non_negative,

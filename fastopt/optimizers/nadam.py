@@ -49,7 +49,7 @@ class NAdam(Optimizer):
     betas : pair of floats in [0, 1), default (0.9, 0.999)
     eps : float, default 1e-8
         At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     momentum_decay : float, default 4e-3
         :math:`\psi`, how fast the momentum rises to beta1.

@@ -49,7 +49,7 @@ class Prodigy(Optimizer):
     beta3 : float in [0, 1), optional
         Default: the root of ``betas[1]``.
     eps : float, default 1e-8
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
     decoupled_weight_decay : bool, default True
         Else coupled: added to the gradient.
     use_bias_correction : bool, default False

@@ -41,7 +41,7 @@ class QHAdam(Optimizer):
         With both 1 it is `Adam`.
     eps : float, default 1e-8
         At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     **common
         Options of every optimizer: see `Optimizer`.

@@ -10,7 +10,7 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from .base import Catch, Common, Optimizer, Rule
-from .tables import SHRINK, SPAN, Gap, Scalars, eps_places
+from .tables import SHRINK, SPAN, Gap, Scalars, eps_places, is_zero
 
 
 def quotient(g: Array, v: Array, a: Array | None, h: Array) -> Array:
@@ -59,9 +59,9 @@ class RMSprop(Optimizer):
     alpha : float in [0, 1), default 0.99
     eps : float, default 1e-8
         At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
-    momentum : float in [0, 1), default 0
+    momentum : float in [0, 1) or callable, default 0
     centered : bool, default False
         Divide by the root of the variance.
     eps_form : {"outside", "inside"}, default "outside"
@@ -83,7 +83,7 @@ class RMSprop(Optimizer):
     options = {
         "alpha": checks.fraction,
         "eps": checks.non_negative,
-        "momentum": checks.fraction,
+        "momentum": checks.scheduled(checks.fraction),
         "centered": checks.flag,
         "eps_form": checks.one_of("outside", "inside"),
         "lr_inside": checks.flag,
@@ -140,15 +140,15 @@ class RMSprop(Optimizer):
 
     @staticmethod
     def rule(o: Mapping[str, Any]) -> str:
-        return "rmsprop" + "_centered" * o["centered"] + "_momentum" * (o["momentum"] != 0)
+        return "rmsprop" + "_centered" * o["centered"] + "_momentum" * (not is_zero(o["momentum"]))
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
-        outside, inside = (1.0, o["lr"]) if o["lr_inside"] and o["momentum"] != 0 else (o["lr"], 1.0)
+        outside, inside = (1.0, o["lr"]) if o["lr_inside"] and not is_zero(o["momentum"]) else (o["lr"], 1.0)
         return o["alpha"], 1.0 - o["alpha"], *eps_places(o), outside, inside, o["momentum"]
 
     @staticmethod
     def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
         alpha, rate, mu = r[SPAN], h[SPAN + 4], r[SPAN + 6]
         decays = (alpha, alpha) if o["centered"] else (alpha,)
-        return Gap(r[SHRINK], decays, [(mu, -rate * mu)] if o["momentum"] != 0 else ())
+        return Gap(r[SHRINK], decays, [] if is_zero(o["momentum"]) else [(mu, -rate * mu)])

@@ -44,7 +44,7 @@ class RowwiseAdagrad(Optimizer):
     ----------
     params : array, list, dict or list of groups
     lr : float or callable, default 1e-2
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     initial_accumulator_value : float, default 0
     eps : float, default 1e-8

@@ -13,7 +13,7 @@ from ..checks import Array
 from ..errors import ConcurrentStepError, HyperParameterError
 from .base import NOW, Catch, Common, Optimizer, Rule
 from .signsgd import sign
-from .tables import SHRINK, Gap, Scalars, rate_at
+from .tables import SHRINK, Gap, Scalars, value_at
 
 
 def rprop(p: Array, g: Array, prev: Array, size: Array, h: Array) -> None:
@@ -107,7 +107,7 @@ class Rprop(Optimizer):
     def start(state: str, o: Mapping[str, Any]) -> float:
         if state == "prev":
             return 0.0
-        lr = rate_at(o["lr"], 0) if callable(o["lr"]) else o["lr"]
+        lr = value_at("lr", o["lr"], 0) if callable(o["lr"]) else o["lr"]
         return float(min(max(lr, o["step_sizes"][0]), o["step_sizes"][1]))
 
     @staticmethod

@@ -12,9 +12,10 @@ from .. import checks
 from ..checks import Array
 from ..elementary import power
 from ..errors import StateError, UnsupportedError
+from ..schedules import is_pure
 from .base import MOST_STEPS, NOW, Catch, Common, Optimizer, Rule
 from .powers import powers
-from .tables import SHRINK, SPAN, Gap, Scalars, rate_at
+from .tables import COUPLE, SHRINK, SPAN, Gap, Scalars, value_at
 
 
 def schedulefree_sgd(p: Array, g: Array, z: Array, h: Array) -> None:
@@ -68,7 +69,7 @@ def past_rates(lr: Any, first: int, stop: int) -> Array:
     for k in range(first // CHUNK, -(-stop // CHUNK)):
         have, begin, end = chunks.get(k, found[0]), k * CHUNK, min(stop - k * CHUNK, CHUNK)
         if len(have) < end:
-            have = np.concatenate([have, [rate_at(lr, begin + s) for s in range(len(have), end)]])
+            have = np.concatenate([have, [value_at("lr", lr, begin + s) for s in range(len(have), end)]])
             chunks[k] = have  # another thread's may be longer, or shorter: all say the same
         found.append(have[max(first - begin, 0) : end])
     return np.concatenate(found)
@@ -162,6 +163,14 @@ class _ScheduleFree(Optimizer):
         return None
 
     @classmethod
+    def check_together(cls, o: Mapping[str, Any]) -> None:
+        if not is_pure(o.get("lr")):
+            raise UnsupportedError(
+                f"lr={o['lr']!r} has a memory, and cannot say what it was at steps gone by, by which {cls.__name__} weighs "
+                "its average; use a pure schedule, or another optimizer"
+            )
+
+    @classmethod
     def why_not_exact(cls, o: Mapping[str, Any]) -> str:
         return ""  # coupled decay, too, is linear
 
@@ -241,7 +250,7 @@ class ScheduleFreeSGD(_ScheduleFree):
     lr : float or callable, default 1.0
     momentum : float in (0, 1), default 0.9
         :math:`\beta`.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Coupled (added to the gradient at y), unless ``decoupled_weight_decay``, with which y decays, but not z.
     warmup_steps : int, default 0
         In these steps the rate rises linearly to `lr`.
@@ -300,7 +309,7 @@ class ScheduleFreeSGD(_ScheduleFree):
 
     @staticmethod
     def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
-        return drift(h, r, o)
+        return drift(h, r, o, h[COUPLE])
 
 
 class ScheduleFreeAdamW(_ScheduleFree):
@@ -320,7 +329,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
         The first takes the place of momentum: where y lies between z and x.
     eps : float, default 1e-8
         At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         :math:`\lambda`, unless ``decoupled_weight_decay``, with which y decays, but not z, and without warm-up (Keras).
     warmup_steps : int, default 0
     r : float, default 0.0
@@ -367,6 +376,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
 
     @classmethod
     def check_together(cls, o: Mapping[str, Any]) -> None:
+        super().check_together(o)
         if "betas" in o:
             inside("betas[0]", o["betas"][0])
 
@@ -383,12 +393,12 @@ class ScheduleFreeAdamW(_ScheduleFree):
 
     @staticmethod
     def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
-        return drift(h, r, o, (r[SPAN + 3],))
+        return drift(h, r, o, h[SPAN + 7], (r[SPAN + 3],))
 
 
-def drift(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], decays: Scalars = ()) -> Gap:
-    """The gap: y moves towards z, which is moved by coupled decay alone."""
+def drift(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], decay: Array, decays: Scalars = ()) -> Gap:
+    """The gap: y moves towards z, which is moved by coupled `decay` alone."""
     share, step, rate = h[SPAN : SPAN + 3]
-    couple, shrink = (0.0, r[SHRINK]) if o["decoupled_weight_decay"] else (o["weight_decay"], 1.0)
+    couple, shrink = (0.0, r[SHRINK]) if o["decoupled_weight_decay"] else (decay, 1.0)
     lost = share + step * couple
     return Gap((1.0 - lost) * shrink, decays, [(1.0, share)], -rate * couple * shrink, lost * shrink + (1.0 - shrink))

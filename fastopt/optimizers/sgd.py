@@ -11,7 +11,7 @@ from .. import checks
 from ..checks import Array
 from ..errors import HyperParameterError
 from .base import Catch, Common, Optimizer, Rule
-from .tables import COUPLE, SHRINK, SPAN, Gap, Scalars
+from .tables import COUPLE, SHRINK, SPAN, Gap, Scalars, is_zero
 
 
 def sgd(p: Array, g: Array, h: Array) -> None:
@@ -41,11 +41,11 @@ class SGD(Optimizer):
     ----------
     params : array, list, dict or list of groups
     lr : float or callable, default 1e-3
-    momentum : float in [0, 1), default 0
+    momentum : float in [0, 1) or callable, default 0
         Without momentum there is no state.
     dampening : float in [0, 1], default 0
         As in PyTorch it does not act on the buffer's first step.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     nesterov : bool, default False
         Needs momentum and no dampening. The form of Sutskever et al. (2013), where p is the point looked ahead to.
@@ -65,7 +65,7 @@ class SGD(Optimizer):
     """
 
     options = {
-        "momentum": checks.fraction,
+        "momentum": checks.scheduled(checks.fraction),
         "dampening": checks.number(0.0, 1.0),
         "nesterov": checks.flag,
         "lr_inside": checks.flag,
@@ -106,7 +106,7 @@ class SGD(Optimizer):
 
     @classmethod
     def check_together(cls, o: Mapping[str, Any]) -> None:
-        if o.get("nesterov") and (o["momentum"] == 0 or o["dampening"] != 0):
+        if o.get("nesterov") and (is_zero(o["momentum"]) or o["dampening"] != 0):
             raise HyperParameterError(
                 f"nesterov=True needs momentum above 0 and dampening 0, got momentum={o['momentum']}, "
                 f"dampening={o['dampening']}"
@@ -114,20 +114,20 @@ class SGD(Optimizer):
 
     @staticmethod
     def rule(o: Mapping[str, Any]) -> str:
-        if o["momentum"] == 0:
+        if is_zero(o["momentum"]):
             return "sgd"
         return "sgd_nesterov" if o["nesterov"] else "sgd_momentum"
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
-        if o["momentum"] == 0:
+        if is_zero(o["momentum"]):
             return (o["lr"],)
         outside, inside = (1.0, o["lr"]) if o["lr_inside"] else (o["lr"], 1.0)
         return outside, o["momentum"], inside * np.where(t == born + 1, 1.0, 1.0 - o["dampening"])
 
     @staticmethod
     def settled(o: Mapping[str, Any], born: int) -> int | None:
-        return 1 if o["momentum"] == 0 or o["dampening"] == 0 else born + 2
+        return 1 if is_zero(o["momentum"]) or o["dampening"] == 0 else born + 2
 
     @classmethod
     def why_not_exact(cls, o: Mapping[str, Any]) -> str:
@@ -137,7 +137,7 @@ class SGD(Optimizer):
     def gap(h: Sequence[Array], r: Sequence[Array], o: Mapping[str, Any], series: int) -> Gap:
         rate, decoupled = h[SPAN], o["decoupled_weight_decay"]
         couple, keep = h[COUPLE] * (not decoupled), r[SHRINK] if decoupled else np.ones(len(rate))
-        if o["momentum"] == 0:
+        if is_zero(o["momentum"]):
             return Gap(keep - rate * couple, loss=1.0 - keep + rate * couple)
         mu, take = r[SPAN + 1], h[SPAN + 2]
         # With g = couple p:  b <- mu b + take g,  p <- p - rate b, or p - rate (take g + mu b).

@@ -39,7 +39,7 @@ class SignSGD(Optimizer):
     ----------
     params : array, list, dict or list of groups
     lr : float or callable, default 1e-3
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Coupled (added to the gradient, before the sign), unless ``decoupled_weight_decay``.
     **common
         Options of every optimizer: see `Optimizer`.
@@ -75,8 +75,8 @@ class Signum(Optimizer):
     ----------
     params : array, list, dict or list of groups
     lr : float or callable, default 1e-3
-    momentum : float in [0, 1), default 0.9
-    weight_decay : float, default 0
+    momentum : float in [0, 1) or callable, default 0.9
+    weight_decay : float or callable, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     **common
         Options of every optimizer: see `Optimizer`.
@@ -88,7 +88,7 @@ class Signum(Optimizer):
     Keras have no Signum; the paper's vote among workers is not part of it. State: ``momentum_buffer``.
     """
 
-    options = {"momentum": checks.fraction}
+    options = {"momentum": checks.scheduled(checks.fraction)}
     rules = (Rule("signum", ("momentum_buffer",), signum, Catch("sign", 1, 1)),)
     presets = {"paper": {}}
 
@@ -108,6 +108,10 @@ class Signum(Optimizer):
 
     @classmethod
     def why_not_exact(cls, o: Mapping[str, Any]) -> str:
+        if callable(o["momentum"]):
+            return (
+                "a momentum that follows a schedule may let a row's momentum underflow; use a number or sparse='lazy'"
+            )
         return sign_fades(f"momentum={o['momentum']}", o["momentum"]) or super().why_not_exact(o)
 
     @staticmethod

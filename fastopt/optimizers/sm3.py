@@ -14,7 +14,7 @@ from ..passes import Pass, Runner
 from ..reductions import STACKED, SUMMED, blocks_of, larger, largest, smaller
 from .base import Catch, Common, Optimizer, Rule
 from .rowwise_adagrad import why_decay_is_not_exact
-from .tables import SHRINK, Gap, Scalars
+from .tables import SHRINK, Gap, Scalars, is_zero
 from .whole import States, WholePlan
 
 
@@ -86,10 +86,10 @@ class SM3(Optimizer):
     ----------
     params : array, list, dict or list of groups
     lr : float or callable, default 0.1
-    momentum : float in [0, 1), default 0
+    momentum : float in [0, 1) or callable, default 0
     eps : float, default 1e-30
         Inside the root. At least the smallest normal number of the dtype is used, so that 0/0 cannot arise.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Coupled (added to the gradient), unless ``decoupled_weight_decay``.
     **common
         Options of every optimizer: see `Optimizer`.
@@ -102,7 +102,7 @@ class SM3(Optimizer):
     """
 
     options = {
-        "momentum": checks.fraction,
+        "momentum": checks.scheduled(checks.fraction),
         "eps": checks.non_negative,
     }
     # As of a matrix; see state_shapes.
@@ -129,7 +129,7 @@ class SM3(Optimizer):
     def state_shapes(cls, shape: tuple[int, ...], o: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         found: dict[str, tuple[int, ...]] = {f"accumulator_{k}": (n,) for k, n in enumerate(shape)}
         found = found or {"accumulator_0": shape}
-        return {**found, "momentum_buffer": shape} if o["momentum"] else found
+        return {**found, "momentum_buffer": shape} if not is_zero(o["momentum"]) else found
 
     @classmethod
     def along_rows(cls, state: str, shape: tuple[int, ...]) -> bool:
@@ -137,11 +137,11 @@ class SM3(Optimizer):
 
     @staticmethod
     def rule(o: Mapping[str, Any]) -> str:
-        return "sm3_momentum" if o["momentum"] else "sm3"
+        return "sm3" if is_zero(o["momentum"]) else "sm3_momentum"
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
-        both = (o["momentum"], 1.0 - o["momentum"]) if o["momentum"] else ()
+        both = () if is_zero(o["momentum"]) else (o["momentum"], 1.0 - o["momentum"])
         return o["lr"], max(o["eps"], o["tiny"]), *both
 
     @classmethod

@@ -44,31 +44,49 @@ def eps_places(o: Mapping[str, Any]) -> tuple[float, float]:
     return (eps, 0.0) if o["eps_form"] == "inside" else (0.0, eps)
 
 
-def rate_at(lr: Any, step: int) -> float:
-    """The rate of one step (counted from 0) of a schedule."""
-    value = lr(step)
+#: The options that may be schedules, with the check of what these return, and how an error puts it.
+SCHEDULED = {
+    "lr": (checks.non_negative, "finite numbers of at least 0"),
+    "momentum": (checks.fraction, "numbers of at least 0 and below 1"),
+    "weight_decay": (checks.non_negative, "finite numbers of at least 0"),
+}
+
+
+def value_at(name: str, schedule: Any, step: int) -> float:
+    """What option `name` is at a step (counted from 0), by its schedule."""
+    value, (check, expected) = schedule(step), SCHEDULED[name]
     try:
-        return checks.non_negative("lr", value)
+        return float(check(name, value))
     except HyperParameterError:
         raise HyperParameterError(
-            f"the schedule given as lr returned {value!r} for step {step}; it must return finite numbers of at least 0"
+            f"the schedule given as {name} returned {value!r} for step {step}; it must return {expected}"
         ) from None
 
 
-def rates(lr: Any, first: int, count: int) -> Array:
-    """Rates of `count` steps from `first` on, counted from 0; fewer where the schedule fails beyond the first."""
-    made = [rate_at(lr, first)]
+def values(name: str, schedule: Any, first: int, count: int) -> Array:
+    """What option `name` is in `count` steps from `first` on, counted from 0; fewer where it fails beyond the first."""
+    made = [value_at(name, schedule, first)]
     for step in range(first + 1, first + count):
         try:
-            made.append(rate_at(lr, step))
+            made.append(value_at(name, schedule, step))
         except Exception:  # it is asked ahead of time; if it matters it will fail again, at its step
             break
     return np.array(made)
 
 
+def following(o: Mapping[str, Any]) -> list[str]:
+    """The options that are schedules."""
+    return [name for name in SCHEDULED if callable(o.get(name))]
+
+
+def is_zero(value: Any) -> bool:
+    """Whether an option is the number 0. One that follows a schedule is not, whatever its values."""
+    return not isinstance(value, np.ndarray) and not callable(value) and bool(value == 0)
+
+
 def settled(cls: type[Optimizer], o: Mapping[str, Any], born: int) -> int | None:
     """The first step from which the scalars stay the same for ever; None: never."""
-    return None if callable(o["lr"]) else cls.settled(o, born)
+    return None if following(o) else cls.settled(o, born)
 
 
 def scalar_table(
@@ -78,17 +96,20 @@ def scalar_table(
 
     `first`: the optimizer's own number of the first of these steps, from 0, which a schedule is asked for; where None, the
     steps are the optimizer's. The scalars may ask for the rates before it: `history` is the rate or schedule, and this number.
-    A schedule that fails later than at the first step makes the table shorter.
+    A schedule that fails later than at the first step makes the table shorter. Options that follow one are arrays over `t`.
     """
     first = int(t[0]) - 1 if first is None else first
     info = np.finfo(dtype)
     o = {**o, "tiny": float(info.tiny), "ulp": float(info.eps), "history": (o["lr"], first)}
-    if callable(o["lr"]):
-        o["lr"] = rates(o["lr"], first, len(t))
-        t = t[: len(o["lr"])]
+    by_blocks = any(cls.decay_by_blocks(o))
+    for name in (scheduled := following(o)):
+        o[name] = values(name, o[name], first, len(t))
+        t = t[: len(o[name])]
+    for name in scheduled:
+        o[name] = o[name][: len(t)]
     with np.errstate(all="ignore"):  # the caller looks at the result
         own = cls.scalars(t, o, born)
-        decay = o["weight_decay"] if any(cls.decay_by_blocks(o)) else 0.0
+        decay = o["weight_decay"] if by_blocks else 0.0
         columns = (decay, 1.0 - o["lr"] * decay, *own)
         wide = np.empty((len(t), len(columns)))
         for k, column in enumerate(columns):

@@ -62,7 +62,7 @@ class YellowFin(Optimizer):
         Keep factor of all means, each divided by ``1 - beta**t``, and of the smoothed rate and momentum.
     curv_window_width : int, default 20
         Steps over which the extremes are taken.
-    weight_decay : float, default 0
+    weight_decay : float or callable, default 0
         Coupled decay enters the measured gradient; decoupled decay goes by the tuned rate.
     **common
         Options of every optimizer: see `Optimizer`.
@@ -110,7 +110,7 @@ class YellowFin(Optimizer):
 
     @staticmethod
     def scalars(t: Array, o: Mapping[str, Any], born: int) -> Scalars:
-        return o["beta"], 1.0 - o["beta"], o["lr"]
+        return o["beta"], 1.0 - o["beta"], o["lr"], o["weight_decay"] if o["decoupled_weight_decay"] else 0.0
 
     @staticmethod
     def derive(
@@ -138,5 +138,4 @@ class YellowFin(Optimizer):
         momentum = max(x * x, ((range_root - 1.0) / (range_root + 1.0)) ** 2)  # at most 1
         rate = (1.0 - math.sqrt(momentum)) ** 2 / least * min(1.0, t / (10 * width))
         rate = mean("rate", rate) * float(h[0, 2])
-        decay = o["weight_decay"] if o["decoupled_weight_decay"] else 0.0
-        return np.array([rate, mean("momentum", momentum), 1.0 - rate * decay])
+        return np.array([rate, mean("momentum", momentum), 1.0 - rate * float(h[0, 3])])

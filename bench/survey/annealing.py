@@ -299,7 +299,7 @@ def batch_growth(study: Study) -> Result:
         elif way == "the batch grows":
             batch = BatchSizeSchedule(MultiStep(lr, [third * each[0], third * (each[0] + each[1])], 0.2), small)
         split = digits(s, noise=NOISE)
-        return fit(Network(), split, sgd(rate), s, epochs, batch, callbacks=[])
+        return fit(Network(), split, sgd(rate), s, epochs, batch)
 
     lr, _ = chosen(grid, lambda lr, s: run("the rate falls", lr, s).loss, study.tuning(2))
     found = {way: [run(way, lr, s) for s in seeds] for way in ("the rate falls", "the batch grows", "neither")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -69,22 +69,13 @@ def fit(
     epochs: int,
     batch_size: Any = 32,
     scale: float = 1.0,
-    params: dict[str, Array] | None = None,
     **more: Any,
 ) -> Fitted:
-    """Train from the start that belongs to the seed, with the order of data that does."""
-    params = net.start(seed, scale) if params is None else params
+    """Train from the start that belongs to the seed, with the order of data that does; `more` is for `fastopt.train`."""
+    params = net.start(seed, scale)
     optimizer = make(params)
-    history = train(
-        net.loss_and_grad,
-        params,
-        (split.X, split.y),
-        optimizer,
-        epochs=epochs,
-        batch_size=batch_size,
-        seed=seed,
-        **more,
-    )
+    data = split.X, split.y
+    history = train(net.loss_and_grad, params, data, optimizer, epochs=epochs, batch_size=batch_size, seed=seed, **more)
     return Fitted(net, split, params, history, optimizer)
 
 
@@ -111,13 +102,3 @@ class Each(Callback):
 
     def on_epoch_end(self, history: Any, params: Any, optimizer: Any) -> bool:
         return self._now("epoch", params)
-
-
-def by_epoch(fitted: Fitted, key: str = "loss") -> Array:
-    return np.array([record[key] for record in fitted.history.epochs])
-
-
-def first_below(values: Sequence[float] | Array, limit: float) -> float:
-    """How many epochs (from 1) until a value is at most `limit`; infinity if never."""
-    there = np.flatnonzero(np.asarray(values) <= limit)
-    return float(there[0] + 1) if len(there) else math.inf

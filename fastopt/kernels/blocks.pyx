@@ -1,6 +1,12 @@
 # Block operations: what happens to a block of gradient or parameter on its way to the span, and to the parameter after it,
 # while it lies in the first-level cache; and the sums over blocks that are taken before a step.
 
+from libc.stdint cimport uint32_t, uint64_t
+
+cdef extern from "fo_philox.h" nogil:
+    void fo_four_normals(uint32_t a, uint32_t b, uint32_t c, uint32_t d, uint32_t k, uint32_t l, double *out)
+
+
 cdef void block_negate(Py_ssize_t n, rw d, ro g, const real *h) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
@@ -31,6 +37,78 @@ cdef void block_scale(Py_ssize_t n, rw d, ro g, const real *h) noexcept nogil:
         d[i] = factor * g[i]
 
 
+cdef inline real within(real x, real limit) noexcept nogil:
+    # NaN stays.
+    x = limit if x > limit else x
+    return -limit if x < -limit else x
+
+
+cdef void block_clamp(Py_ssize_t n, rw d, ro g, const real *h) noexcept nogil:
+    # Each element within the limit h[0]; then h[1] times that.
+    cdef real limit = h[0], factor = h[1]
+    cdef Py_ssize_t i
+    for i in range(n):
+        d[i] = factor * within(g[i], limit)
+
+
+cdef void block_multiply(Py_ssize_t n, rw d, ro unused, const real *h) noexcept nogil:
+    # Each element by a factor of its own.
+    cdef ro by = h
+    cdef Py_ssize_t i
+    for i in range(n):
+        d[i] = d[i] * by[i]
+
+
+# Noise. A normal variate is that of an element of a parameter in a step under a seed (fo_philox.h). The counter's words: what
+# of the element's number is above 32 bits shares one with the parameter, two are the step. 1024 elements, a tile, take 256
+# counters: the four variates of a counter stand 256 apart, so that loops over counters write to memory in order.
+
+cdef enum:
+    PER_LANE = 256
+
+cdef struct Draw:
+    uint64_t step, seed
+
+
+cdef inline void four_normals(Py_ssize_t n, uint64_t first, uint64_t which, const Draw *at, rw z0, rw z1, rw z2,
+                              rw z3) noexcept nogil:
+    # Of n counters from `first` on, which share their high word.
+    cdef uint32_t a = <uint32_t>first, b = <uint32_t>(first >> 32 | which << 8), c = <uint32_t>at.step
+    cdef uint32_t d = <uint32_t>(at.step >> 32), k = <uint32_t>at.seed, m = <uint32_t>(at.seed >> 32)
+    cdef double z[4]
+    cdef Py_ssize_t i
+    for i in range(n):
+        fo_four_normals(a + <uint32_t>i, b, c, d, k, m, z)
+        z0[i], z1[i], z2[i], z3[i] = <real>z[0], <real>z[1], <real>z[2], <real>z[3]
+
+
+cdef inline void add_scaled(Py_ssize_t n, rw d, ro z, real sigma) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        d[i] = d[i] + sigma * z[i]
+
+
+cdef void block_noise(Py_ssize_t n, real *d, uint64_t element, uint64_t which, const Draw *at, const real *h) noexcept nogil:
+    # Normal noise of standard deviation h[0] on n elements from number `element` of parameter `which` on.
+    cdef real z[4 * PER_LANE]
+    cdef uint64_t tile, end
+    cdef Py_ssize_t lane, j, stop, m
+    end = element + n
+    while element < end:
+        tile, lane, j = element // (4 * PER_LANE), <Py_ssize_t>(element // PER_LANE % 4), <Py_ssize_t>(element % PER_LANE)
+        if lane == 0 and j == 0 and element + 4 * PER_LANE <= end:
+            m = 4 * PER_LANE
+            four_normals(PER_LANE, tile * PER_LANE, which, at, z, z + PER_LANE, z + 2 * PER_LANE, z + 3 * PER_LANE)
+            add_scaled(m, d, z, h[0])
+        else:
+            stop = PER_LANE if element - j + PER_LANE < end else j + <Py_ssize_t>(end - element)
+            m = stop - j
+            four_normals(m, tile * PER_LANE + j, which, at, z, z + PER_LANE, z + 2 * PER_LANE, z + 3 * PER_LANE)
+            add_scaled(m, d, z + lane * PER_LANE, h[0])
+        element += m
+        d += m
+
+
 cdef void mean_average(Py_ssize_t n, rw m, rw p, const real *h) noexcept nogil:
     # A moving average of the parameter, exponential or arithmetic.
     cdef real keep = h[0], take = h[1]
@@ -49,8 +127,8 @@ cdef void mean_lookahead(Py_ssize_t n, rw m, rw p, const real *h) noexcept nogil
         p[i] = mi
 
 
-cdef void measure_norm(Py_ssize_t n, rw p, ro g, rw s0, rw s1, rw s2, rw s3, const real *h, double *acc) noexcept nogil:
-    # Sum of squares; and of what is 0 for finite numbers and NaN for others.
+cdef inline void norm_of(Py_ssize_t n, ro g, real limit, bint clamps, double *acc) noexcept nogil:
+    # Called with constant `clamps`.
     cdef double lane[2][LANES]
     cdef double x
     cdef Py_ssize_t i = 0, j
@@ -59,14 +137,35 @@ cdef void measure_norm(Py_ssize_t n, rw p, ro g, rw s0, rw s1, rw s2, rw s3, con
     while i + LANES <= n:
         for j in range(LANES):
             x = g[i + j]
-            lane[0][j] = lane[0][j] + x * x
             lane[1][j] = lane[1][j] + (x - x)
+            x = within(g[i + j], limit) if clamps else x
+            lane[0][j] = lane[0][j] + x * x
         i += LANES
     for j in range(n - i):
         x = g[i + j]
-        lane[0][j] = lane[0][j] + x * x
         lane[1][j] = lane[1][j] + (x - x)
+        x = within(g[i + j], limit) if clamps else x
+        lane[0][j] = lane[0][j] + x * x
     acc[0], acc[1] = fold(lane[0]), fold(lane[1])
+
+
+cdef void measure_norm(Py_ssize_t n, rw p, ro g, rw s0, rw s1, rw s2, rw s3, const real *h, double *acc) noexcept nogil:
+    # Sum of squares; and of what is 0 for finite numbers and NaN for others.
+    norm_of(n, g, 0, False, acc)
+
+
+cdef void measure_clamped(Py_ssize_t n, rw p, ro g, rw s0, rw s1, rw s2, rw s3, const real *h, double *acc) noexcept nogil:
+    # As measure_norm, of the gradient clipped to the limit h[0]; whether it is finite is asked of what was given.
+    norm_of(n, g, h[0], True, acc)
+
+
+cdef void column_squares(Py_ssize_t n, rwd sums, ro g, const real *h) noexcept nogil:
+    # One row more of the sums of squares down columns, of elements within the limit h[0].
+    cdef real limit = h[0], x
+    cdef Py_ssize_t i
+    for i in range(n):
+        x = within(g[i], limit)
+        sums[i] = sums[i] + <double>x * <double>x
 
 
 TABLE["block_scale"] = <size_t><void *>block_scale
@@ -76,3 +175,8 @@ TABLE["measure_norm"] = <size_t><void *>measure_norm
 TABLE["block_negate"] = <size_t><void *>block_negate
 TABLE["block_couple"] = <size_t><void *>block_couple
 TABLE["block_shrink"] = <size_t><void *>block_shrink
+TABLE["block_clamp"] = <size_t><void *>block_clamp
+TABLE["block_multiply"] = <size_t><void *>block_multiply
+TABLE["block_noise"] = <size_t><void *>block_noise
+TABLE["measure_clamped"] = <size_t><void *>measure_clamped
+TABLE["column_squares"] = <size_t><void *>column_squares

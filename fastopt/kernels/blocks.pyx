@@ -127,36 +127,31 @@ cdef void mean_lookahead(Py_ssize_t n, rw m, rw p, const real *h) noexcept nogil
         p[i] = mi
 
 
-cdef inline void norm_of(Py_ssize_t n, ro g, real limit, bint clamps, double *acc) noexcept nogil:
-    # Called with constant `clamps`.
-    cdef double lane[2][LANES]
-    cdef double x
-    cdef Py_ssize_t i = 0, j
-    for j in range(LANES):
-        lane[0][j] = lane[1][j] = 0
-    while i + LANES <= n:
-        for j in range(LANES):
-            x = g[i + j]
-            lane[1][j] = lane[1][j] + (x - x)
-            x = within(g[i + j], limit) if clamps else x
-            lane[0][j] = lane[0][j] + x * x
-        i += LANES
-    for j in range(n - i):
-        x = g[i + j]
-        lane[1][j] = lane[1][j] + (x - x)
-        x = within(g[i + j], limit) if clamps else x
-        lane[0][j] = lane[0][j] + x * x
-    acc[0], acc[1] = fold(lane[0]), fold(lane[1])
+cdef inline double oddness(Py_ssize_t n, ro g, double squares) noexcept nogil:
+    # 0 if all of g is finite, else NaN. Mostly the sum of its squares tells; it may be infinite where no element is.
+    cdef double found = squares - squares
+    cdef Py_ssize_t j
+    if found != found:
+        found = 0
+        for j in range(n):
+            found = found + <double>(g[j] - g[j])
+    return found
 
 
 cdef void measure_norm(Py_ssize_t n, rw p, ro g, rw s0, rw s1, rw s2, rw s3, const real *h, double *acc) noexcept nogil:
-    # Sum of squares; and of what is 0 for finite numbers and NaN for others.
-    norm_of(n, g, 0, False, acc)
+    # Sum of squares; and what is 0 for finite numbers and NaN for others.
+    acc[0] = lanes_squares(n, g)
+    acc[1] = oddness(n, g, acc[0])
 
 
 cdef void measure_clamped(Py_ssize_t n, rw p, ro g, rw s0, rw s1, rw s2, rw s3, const real *h, double *acc) noexcept nogil:
-    # As measure_norm, of the gradient clipped to the limit h[0]; whether it is finite is asked of what was given.
-    norm_of(n, g, h[0], True, acc)
+    # As measure_norm, of one block of gradient clipped to the limit h[0]; whether it is finite is asked of what was given.
+    cdef real clipped[SUMMED]
+    cdef real[2] only
+    only[0], only[1] = h[0], 1
+    block_clamp(n, clipped, g, only)
+    acc[0] = lanes_squares(n, clipped)
+    acc[1] = oddness(n, g, lanes_squares(n, g))
 
 
 cdef void column_squares(Py_ssize_t n, rwd sums, ro g, const real *h) noexcept nogil:

@@ -144,11 +144,11 @@ cdef void units_by_rows(const Units *q, const Work *w, Worker *mine, Py_ssize_t 
     cdef bint apart = w.rows != NULL or w.pitch != w.width * w.itemsize     # then a unit is a row
     cdef Py_ssize_t r, bytes = w.unit_size * w.itemsize
     cdef const char *g
+    cdef const char *p
     for r in range(begin, end):
         g = gradient(w, r, mine.sum) if apart else w.g + r * bytes
-        put_factor(w, r, unit_factor(q, squares_of(w, q.given[d], w.unit_size, g),
-                                     squares_of(w, q.norm[d], w.unit_size, w.p + (row_of(w, r) * w.pitch if apart
-                                                                                 else r * bytes))))
+        p = w.p + (row_of(w, r) * w.pitch if apart else r * bytes)
+        put_factor(w, r, unit_factor(q, squares_of(w, q.given[d], w.unit_size, g), squares_of(w, q.norm[d], w.unit_size, p)))
 
 
 cdef void units_by_columns(const Units *q, const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:

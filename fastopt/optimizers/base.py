@@ -635,8 +635,9 @@ class Optimizer(metaclass=Constructor):
                 means,
             )
         units = transforming.the(self.transforms, transforming.ClipAdaptive)
-        for i, p in enumerate(self._params if units else ()):
-            plan.set_units(i, *units.units(p.shape, checks.order(p)))
+        if units is not None:
+            for i, p in enumerate(self._params):
+                plan.set_units(i, *units.units(p.shape, checks.order(p)))
         taken = [checks.byte_range(a) for a in (*self._params, *(a for s in self._state for a in s.values())) if a.size]
         self._taken = merge(sorted(taken))
         plan.set_taken(self._taken)

@@ -186,13 +186,14 @@ class WholePlan(NumpyPlan):
         p, now = self.params[job.i], self.steps + 1
         key = np.array([job.i, now - 1, noise.seed], np.uint64)
         h = np.array([noise.sigma(now)]).astype(g.dtype)
-        if job.rows is not None:
-            work, places = g.reshape(len(g), -1 if g.size else 0), job.rows.astype(np.int64)
-        else:
-            work, places = g.ravel(order=checks.order(p)), np.arange(blocks_of(g.size, TILE))
-        sizes = work.size, work.shape[1] if work.ndim == 2 else TILE
-        self._runner(NOISED, len(places), sizes, (work, key, places), h)
-        return np.asarray(work.reshape(g.shape, order="C" if job.rows is not None else checks.order(p)), order="C")
+        if job.rows is not None:  # in C order
+            rows = g.reshape(len(g), -1)
+            self._runner(NOISED, len(g), (g.size, rows.shape[1]), (rows, key, job.rows), h)
+            return g
+        order = checks.order(p)
+        flat, places = g.ravel(order=order), np.arange(blocks_of(g.size, TILE))
+        self._runner(NOISED, len(places), (g.size, TILE), (flat, key, places), h)
+        return np.asarray(flat.reshape(g.shape, order=order), order="C")
 
     def _squares(self, g: Array) -> float:
         return sum_of_squares(self._runner, g.ravel(order="K"))

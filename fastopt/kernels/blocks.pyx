@@ -60,11 +60,11 @@ cdef void block_multiply(Py_ssize_t n, rw d, ro unused, const real *h) noexcept 
 
 
 # Noise. A normal variate is that of an element of a parameter in a step under a seed (fo_philox.h). The counter's words: what
-# of the element's number is above 32 bits shares one with the parameter, two are the step. 1024 elements, a tile, take 256
-# counters: the four variates of a counter stand 256 apart, so that loops over counters write to memory in order.
+# of the element's number is above 32 bits shares one with the parameter, two are the step. 64 elements, a tile, take 16
+# counters: the four variates of a counter stand 16 apart, so that loops over counters write to memory in order.
 
 cdef enum:
-    PER_LANE = 256
+    AT_ONCE = 256           # counters
 
 cdef struct Draw:
     uint64_t step, seed
@@ -79,7 +79,10 @@ cdef inline void four_normals(Py_ssize_t n, uint64_t first, uint64_t which, cons
     cdef Py_ssize_t i
     for i in range(n):
         fo_four_normals(a + <uint32_t>i, b, c, d, k, m, z)
-        z0[i], z1[i], z2[i], z3[i] = <real>z[0], <real>z[1], <real>z[2], <real>z[3]
+        z0[i] = <real>z[0]
+        z1[i] = <real>z[1]
+        z2[i] = <real>z[2]
+        z3[i] = <real>z[3]
 
 
 cdef inline void add_scaled(Py_ssize_t n, rw d, ro z, real sigma) noexcept nogil:
@@ -90,23 +93,27 @@ cdef inline void add_scaled(Py_ssize_t n, rw d, ro z, real sigma) noexcept nogil
 
 cdef void block_noise(Py_ssize_t n, real *d, uint64_t element, uint64_t which, const Draw *at, const real *h) noexcept nogil:
     # Normal noise of standard deviation h[0] on n elements from number `element` of parameter `which` on.
-    cdef real z[4 * PER_LANE]
-    cdef uint64_t tile, end
-    cdef Py_ssize_t lane, j, stop, m
-    end = element + n
+    cdef real z[4 * AT_ONCE]
+    cdef uint64_t tile, end = element + n, first, start, stop
+    cdef Py_ssize_t tiles, lane, s, skipped, count
     while element < end:
-        tile, lane, j = element // (4 * PER_LANE), <Py_ssize_t>(element // PER_LANE % 4), <Py_ssize_t>(element % PER_LANE)
-        if lane == 0 and j == 0 and element + 4 * PER_LANE <= end:
-            m = 4 * PER_LANE
-            four_normals(PER_LANE, tile * PER_LANE, which, at, z, z + PER_LANE, z + 2 * PER_LANE, z + 3 * PER_LANE)
-            add_scaled(m, d, z, h[0])
-        else:
-            stop = PER_LANE if element - j + PER_LANE < end else j + <Py_ssize_t>(end - element)
-            m = stop - j
-            four_normals(m, tile * PER_LANE + j, which, at, z, z + PER_LANE, z + 2 * PER_LANE, z + 3 * PER_LANE)
-            add_scaled(m, d, z + lane * PER_LANE, h[0])
-        element += m
-        d += m
+        tile = element // 64
+        tiles = <Py_ssize_t>((end - 1) // 64 - tile + 1)
+        # Up to counters that are a multiple of AT_ONCE, so that none within is one of 2^32.
+        tiles = min(tiles, AT_ONCE // 16 - <Py_ssize_t>(tile % (AT_ONCE // 16)))
+        skipped, count = 0, 16 * tiles
+        if tiles == 1 and element // 16 == (end - 1) // 16:         # a few of one lane
+            skipped, count = <Py_ssize_t>(element % 16), <Py_ssize_t>(end - element)
+        four_normals(count, tile * 16 + skipped, which, at, z, z + AT_ONCE, z + 2 * AT_ONCE, z + 3 * AT_ONCE)
+        for s in range(tiles):
+            for lane in range(4):
+                first = (tile + s) * 64 + lane * 16
+                start = first if first > element else element
+                stop = first + 16 if first + 16 < end else end
+                if start < stop:
+                    add_scaled(stop - start, d, z + lane * AT_ONCE + 16 * s + <Py_ssize_t>(start - first) - skipped, h[0])
+                    d += stop - start
+        element = (tile + tiles) * 64
 
 
 cdef void mean_average(Py_ssize_t n, rw m, rw p, const real *h) noexcept nogil:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import checks, kernels
 from ..checks import Array
-from ..elementary import TILE, normals_of
+from ..elementary import normals_of
 from ..reductions import SUMMED, block_sums, blocks_of, folded_blocks
 from ..transforms import REFERENCES, ClipValue, Noise, the
 from .plan import Job, NumpyPlan, Turn
@@ -76,7 +76,7 @@ def _clamped(out: Array, g: Array, h: Array) -> None:
 
 
 def _noised(g: Array, key: Array, places: Array, h: Array) -> None:
-    width = TILE if g.ndim == 1 else g.shape[1]
+    width = SUMMED if g.ndim == 1 else g.shape[1]
     elements = (places[:, None] * width + np.arange(width)).ravel()[: g.size]
     which, step, seed = (int(k) for k in key)
     drawn = normals_of(elements, which, step, seed).astype(g.dtype)
@@ -191,8 +191,8 @@ class WholePlan(NumpyPlan):
             self._runner(NOISED, len(g), (g.size, rows.shape[1]), (rows, key, job.rows), h)
             return g
         order = checks.order(p)
-        flat, places = g.ravel(order=order), np.arange(blocks_of(g.size, TILE))
-        self._runner(NOISED, len(places), (g.size, TILE), (flat, key, places), h)
+        flat, places = g.ravel(order=order), np.arange(blocks_of(g.size, SUMMED))
+        self._runner(NOISED, len(places), (g.size, SUMMED), (flat, key, places), h)
         return np.asarray(flat.reshape(g.shape, order=order), order="C")
 
     def _squares(self, g: Array) -> float:

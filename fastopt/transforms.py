@@ -255,8 +255,9 @@ def clip_adaptive(clipping: float = 0.01, eps: float = 1e-3, *, axis: int = 0) -
     -----
     ``g *= clipping * max(|w|, eps) / max(|g|, 1e-6)`` where ``|g| > clipping * max(|w|, eps)``, with 2-norms over a unit,
     summed in float64 in an order that the data alone determine. A parameter of less than two dimensions is one unit. The
-    authors leave the last layer out: give it an optimizer of its own. Of a `SparseGrad`, the rows that it lists are all there is, in the norms of the weights, too.
-    A norm that is NaN clips nothing. There is none with ``sparse="exact"``, where weights wait to be caught up.
+    authors leave the last layer out: give it an optimizer of its own. Of a `SparseGrad`, the rows that it lists are all there
+    is, in the norms of the weights, too. A norm that is NaN clips nothing. There is none with ``sparse="exact"``, where weights
+    wait to be caught up.
     """
     if isinstance(axis, bool) or axis not in (0, -1):
         raise HyperParameterError(f"axis must be 0 or -1, got {axis!r}; move the units' axis to the front of the array")

@@ -154,6 +154,11 @@ def has_exact_form(case: tuple[str, dict[str, Any]]) -> bool:
     return (decays or not o.get("weight_decay")) and not o.get("l2_shrinkage")
 
 
+def is_noisy(case: tuple[str, dict[str, Any]]) -> bool:
+    """Whether a row's gradient depends on its place: then rows are not what they would be in an array of their own."""
+    return any(isinstance(t, fastopt.transforms.Noise) for t in case[1].get("transforms", ()))
+
+
 def case_id(case: tuple[str, dict[str, Any]]) -> str:
     short = {k: [t.__class__.__name__ for t in v] if k == "transforms" else v for k, v in case[1].items()}
     return case[0] + "".join(f"-{k}={v}" for k, v in short.items())

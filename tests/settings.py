@@ -108,15 +108,10 @@ BLOCKS: list[dict[str, Any]] = [
     {"transforms": [fastopt.clip_global_norm(0.5), fastopt.transforms.ema(0.9)], "maximize": True},
     {"transforms": [fastopt.transforms.lookahead(3), fastopt.transforms.swa(1, 2)], "weight_decay": 0.05},
     {
-        "transforms": [
-            fastopt.transforms.clip_value(0.5),
-            fastopt.transforms.clip_norm(5.0),
-            fastopt.transforms.noise(0.1, seed=2**40 + 7),
-        ],
+        "transforms": [fastopt.transforms.clip_value(0.5), fastopt.transforms.clip_adaptive(0.1)],
         "maximize": True,
         "weight_decay": 0.05,
     },
-    {"transforms": [fastopt.transforms.clip_adaptive(0.1)]},
 ]
 
 
@@ -147,16 +142,11 @@ def has_exact_form(case: tuple[str, dict[str, Any]]) -> bool:
     """Coupled decay is linear in SGD, ASGD and Schedule-Free alone; FTRL's shrinkage is not."""
     name, o = case
     cls = fastopt.Optimizer.known[name]
-    if cls.rules[0].catch is None or o.get("transforms"):  # which tests/test_transforms.py and test_clipping.py have
+    if cls.rules[0].catch is None or o.get("transforms"):  # which test_transforms.py and test_clipping.py have
         return False
     decays = name in ("sgd", "adamw", "asgd", "lion", "adan", "schedulefreesgd", "schedulefreeadamw")
     decays |= o.get("decoupled_weight_decay", name == "adabelief")
     return (decays or not o.get("weight_decay")) and not o.get("l2_shrinkage")
-
-
-def is_noisy(case: tuple[str, dict[str, Any]]) -> bool:
-    """Whether a row's gradient depends on its place: then rows are not what they would be in an array of their own."""
-    return any(isinstance(t, fastopt.transforms.Noise) for t in case[1].get("transforms", ()))
 
 
 def case_id(case: tuple[str, dict[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import needs_native
-from settings import assert_bits, case_id, cases, is_noisy, native_builds
+from settings import assert_bits, case_id, cases, native_builds
 from test_arguments import each_backend, refused, snapshot
 from test_state import assert_same, params_of
 
@@ -20,9 +20,7 @@ from fastopt import SparseGrad, UnsupportedError
 NAMES = ["lamb", "lars", "prodigy", "yellowfin"]
 each_name = pytest.mark.parametrize("name", NAMES)
 each_case = pytest.mark.parametrize("case", [c for c in cases(blocks=False) if c[0] in NAMES], ids=case_id)
-each_block_case = pytest.mark.parametrize(
-    "case", [c for c in cases() if c[0] in NAMES and not is_noisy(c)], ids=case_id
-)
+each_block_case = pytest.mark.parametrize("case", [c for c in cases() if c[0] in NAMES], ids=case_id)
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 
 SIZES = [0, 1, 15, 16, 17, 1023, 1024, 1025, 5000, 100003]

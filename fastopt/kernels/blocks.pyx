@@ -137,11 +137,11 @@ cdef void mean_lookahead(Py_ssize_t n, rw m, rw p, const real *h) noexcept nogil
 cdef inline double oddness(Py_ssize_t n, ro g, double squares) noexcept nogil:
     # 0 if all of g is finite, else NaN. Mostly the sum of its squares tells; it may be infinite where no element is.
     cdef double found = squares - squares
-    cdef Py_ssize_t j
+    cdef Py_ssize_t j = 0
     if found != found:
-        found = 0
-        for j in range(n):
-            found = found + <double>(g[j] - g[j])
+        while j < n and g[j] - g[j] == 0:
+            j += 1
+        found = 0 if j == n else found
     return found
 
 

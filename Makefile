@@ -46,6 +46,7 @@ bench: $(VENV)/oracles  ## time against torch, numba and scikit-learn, in one pr
 	$(BIN)/python -m pytest bench --benchmark-columns=min,median,rounds
 	$(BIN)/python bench/compare.py
 	$(BIN)/python bench/catalogue.py
+	$(BIN)/python bench/transforms.py
 	$(BIN)/python bench/normalization.py
 	$(BIN)/python bench/linear.py
 	$(BIN)/python bench/sparse.py

@@ -45,7 +45,8 @@ made of the docstrings by `make docs`; edit those.
 
 - **State**: numbers kept for each one of the parameter (of a matrix, where it depends on the shape).
 - **Bytes**: what a dense step of float32 reads and writes for each element of the parameter, if nothing stays in the caches.
-  Products of matrices are not counted. Each average of `transforms` adds 8; clipping and `nonfinite` together add 4.
+  Products of matrices are not counted. Each average of `transforms` adds 8; clipping by a norm and `nonfinite` together
+  add 4, `clip_adaptive` another 8; `clip_value` and `noise` add none, but noise takes longer to compute than the rest.
 - **Exact mode**: what `sparse="exact"` has to do about the steps that a row has missed. *Nothing*: without a gradient it
   stands still (weight decay, where it goes with the mode, in closed form). *Closed form*: one jump, however many steps.
   *Series*: one jump by a series that is cut below the precision of the dtype. *Replay*: the steps are made up for one by one

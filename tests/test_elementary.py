@@ -1,4 +1,4 @@
-"""Powers from IEEE operations: the bits of the kernels are those of the reference, and the error is what the header says."""
+"""Powers, logarithms, circles and random numbers from IEEE operations: the bits of the kernels are those of the reference, and the error is what the header says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import needs_native
 from settings import assert_bits, native_builds
 
 import fastopt
-from fastopt.elementary import power
+from fastopt.elementary import circle, log, normals_of, philox, power
 
 EXPONENTS = [0.01, 0.25, 1 / 3, 0.5, 0.75, 0.9, 1.0]
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
@@ -84,3 +84,73 @@ def test_kernels_give_the_bits_of_the_reference(dtype, use_build):
         assert (ends["numpy"] != 0).mean() > 0.4
         for isa, p in ends.items():
             assert_bits(p, ends["numpy"], f"{isa}, power {exponent}")
+
+
+# ------------------------------------------------------------------------------------------- random numbers of a counter
+
+
+@pytest.mark.parametrize(
+    "counter, key, want",
+    [
+        ((0,) * 4, (0,) * 2, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_gives_the_published_answers(counter, key, want):
+    """Those of Random123, its authors' library."""
+    assert tuple(int(w) for w in philox(counter, key)) == want
+
+
+def ulps(got: np.ndarray, exact: list[Decimal]) -> float:
+    """The largest error of float64 numbers, in units in the last place of the exact ones."""
+    return max(
+        float(abs(Decimal(g) - e) / Decimal(float(np.spacing(abs(float(e))))))
+        for g, e in zip(got.tolist(), exact, strict=True)
+    )
+
+
+def test_log_to_high_precision(rng):
+    words = rng.integers(0, 2**32, 1500).astype(np.float64)
+    x = np.concatenate([(words + 0.5) / 2**32, numbers(np.float64, 1000)])
+    x = x[(x >= np.finfo(float).tiny) & np.isfinite(x)]
+    x = np.concatenate([x, [0.5 / 2**32, 1 - 0.5 / 2**32, 1.0]])
+    with decimal.localcontext() as context:
+        context.prec = 40
+        assert ulps(log(x), [Decimal(v).ln() for v in x.tolist()]) < 1.7
+
+
+def test_sine_and_cosine_to_high_precision(rng):
+    half_pi = Decimal("1.57079632679489661923132169163975144209858469968755291")
+    x = np.concatenate([rng.uniform(-0.5, 0.5, 1500), 2.0 ** -np.arange(1, 32), [-0.5, (0.5 - 2**29) / 2**30]])
+    sines, cosines = [], []
+    with decimal.localcontext() as context:
+        context.prec = 40
+        for v in x.tolist():
+            term, total = Decimal(1), [Decimal(0), Decimal(0)]
+            for k in range(1, 40):  # the series of both
+                total[k % 2] += term * (1, 1, -1, -1)[(k - 1) % 4]
+                term *= half_pi * Decimal(v) / k
+            cosines.append(total[1])
+            sines.append(total[0])
+        sine, cosine = circle(x)
+        assert ulps(sine, sines) < 1.5
+        assert ulps(cosine, cosines) < 1.5
+
+
+def test_normals_are_those_of_the_words():
+    """By the method written with NumPy's functions."""
+    elements = np.array([0, 1, 15, 16, 31, 32, 47, 48, 63, 64, 100, 5000, 2**36 + 17])
+    got = normals_of(elements, 3, 2**33 + 5, 2**40 + 9)
+    for e, value in zip(elements.tolist(), got.tolist(), strict=True):
+        counter, lane = e // 64 * 16 + e % 16, e // 16 % 4
+        words = philox((counter % 2**32, counter // 2**32 + 3 * 256, 5, 2), (9, 2**8))
+        first, second = (int(w) for w in (words[:2] if lane < 2 else words[2:]))
+        angle = np.pi / 2 * ((second % 2**30 + 0.5) / 2**30 - 0.5)
+        point = [np.cos(angle), np.sin(angle)][:: -1 if second >> 30 & 1 else 1]
+        radius = np.sqrt(-2 * np.log((first + 0.5) / 2**32)) * (-1 if second >> 31 else 1)
+        assert value == pytest.approx(radius * point[lane % 2], rel=1e-14)

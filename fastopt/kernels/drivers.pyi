@@ -38,7 +38,17 @@ class Plan:
         law: tuple[str, int, int, bool] | None,
         measure: str | None = None,
     ) -> None: ...
-    def set_transforms(self, table: Mapping[str, Mapping[str, int]], look: bool, means: Sequence[str]) -> None: ...
+    def set_transforms(
+        self,
+        table: Mapping[str, Mapping[str, int]],
+        look: bool,
+        means: Sequence[str],
+        limit: float | None = None,
+        max_norm: float | None = None,
+        units: tuple[float, float] | None = None,
+        seed: int | None = None,
+    ) -> None: ...
+    def set_units(self, i: int, kind: int, count: int) -> None: ...
     def set_param(
         self,
         i: int,

@@ -4,7 +4,7 @@
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from cython.parallel cimport parallel, threadid
-from libc.math cimport fabs
+from libc.math cimport INFINITY, fabs, sqrt
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
@@ -62,12 +62,18 @@ cdef extern from *:
     const int FO_OPENMP
     int fo_team_size() nogil
 
+cdef struct Draw:           # of what the noise of a step is a function, beside the element
+    uint64_t step, seed
+
 ctypedef void (*span_t)(Py_ssize_t n, void *p, const void *g, void *s0, void *s1, void *s2, void *s3,
                         const void *h) noexcept nogil
 ctypedef void (*block_t)(Py_ssize_t n, void *out, const void *by, const void *h) noexcept nogil
 ctypedef void (*mean_t)(Py_ssize_t n, void *m, void *p, const void *h) noexcept nogil
 ctypedef void (*measure_t)(Py_ssize_t n, void *p, const void *g, void *s0, void *s1, void *s2, void *s3, const void *h,
                            double *acc) noexcept nogil
+ctypedef void (*columns_t)(Py_ssize_t n, void *sums, const void *g, const void *h) noexcept nogil
+ctypedef void (*noise_t)(Py_ssize_t n, void *d, uint64_t element, uint64_t which, const Draw *at,
+                         const void *h) noexcept nogil
 ctypedef void (*catch_t)(Py_ssize_t n, void *p, void *s0, void *s1, void *s2, void *s3, const void *scalars) noexcept nogil
 ctypedef int (*stiff_t)(Py_ssize_t n, void *p, void *s0, void *s1, void *s2, void *s3, const void *scalars) noexcept nogil
 ctypedef void (*job_t)(void *what, int k, int threads) noexcept nogil
@@ -224,13 +230,20 @@ cdef class Plan:
     cdef list tables
     cdef list dtypes
     cdef list held                      # what a step uses must live until its end
-    cdef block_t ops[2][4]
-    cdef measure_t norm[2]
+    cdef block_t ops[2][6]              # negate, couple, shrink, scale, clamp, multiply
+    cdef measure_t norm[2][2]           # of what is given, and of what is clipped by value
+    cdef columns_t columns[2]
+    cdef noise_t noise[2]
+    cdef Draw draw
     cdef mean_t mean[2][MEANS]
     cdef int n_groups, n_means
     cdef bint looks, measures           # at the norm of the gradients; for rules with sums
-    cdef float factor32[2]              # of the gradient, and its negative
-    cdef double factor64[2]
+    cdef bint clamps, units, noisy      # clipping by value, of units; noise
+    cdef double limit                   # of an element
+    cdef double max_norm                # of a parameter; 0: none
+    cdef double clipping, eps           # of units
+    cdef double *unit_factors
+    cdef Py_ssize_t unit_room
     cdef double *sums                   # of blocks, then of parameters
     cdef Py_ssize_t room
 
@@ -272,6 +285,7 @@ cdef class Plan:
             free_worker(&self.workers[i])
         PyMem_Free(self.workers)
         PyMem_Free(self.sums)
+        PyMem_Free(self.unit_factors)
         PyMem_Free(self.groups)
         PyMem_Free(self.past)
         PyMem_Free(self.work)
@@ -284,18 +298,38 @@ cdef class Plan:
 
     # ------------------------------------------------------------------ set-up, by the host
 
-    def set_transforms(self, table, bint look, means):
-        """Whether the host wants to see the norm of all gradients before a step; the kernels of the averages."""
+    def set_transforms(self, table, bint look, means, limit=None, max_norm=None, units=None, seed=None):
+        """Whether the host wants to see the norm of all gradients before a step; the kernels of the averages; clipping by
+        value and by the norm of each parameter; the two numbers of adaptive clipping; the seed of the noise."""
         cdef size_t at
         cdef int d, k
         self.looks, self.n_means = look, <int>len(means)
+        self.clamps, self.units, self.noisy = limit is not None, units is not None, seed is not None
+        self.limit, self.max_norm, self.draw.seed = limit or 0, max_norm or 0, seed or 0
+        self.clipping, self.eps = units or (0, 0)
         for d in range(2):
             addresses = table["float64" if d else "float32"]
+            for k in range(6):
+                at = addresses[("block_negate", "block_couple", "block_shrink", "block_scale", "block_clamp",
+                                "block_multiply")[k]]
+                self.ops[d][k] = <block_t><void *>at
             at = addresses["measure_norm"]
-            self.norm[d] = <measure_t><void *>at
+            self.norm[0][d] = <measure_t><void *>at
+            at = addresses["measure_clamped" if self.clamps else "measure_norm"]
+            self.norm[1][d] = <measure_t><void *>at
+            at = addresses["column_squares"]
+            self.columns[d] = <columns_t><void *>at
+            at = addresses["block_noise"]
+            self.noise[d] = <noise_t><void *>at
             for k in range(self.n_means):
                 at = addresses[f"mean_{means[k]}"]
                 self.mean[d][k] = <mean_t><void *>at
+
+    def set_units(self, Py_ssize_t i, int kind, Py_ssize_t count):
+        """How the units of parameter i lie: 1, each a run of elements; 2, each every count-th element; 3, it is one."""
+        cdef Work *w = &self.work[i]
+        w.unit_kind, w.unit_count = kind, count
+        w.unit_size = self.param[i].n // count if count else 0
 
     def set_group(self, int q, str span, int n_states, bint negate, bint couple, bint shrink, table, law, measure=None):
         """What the options of group q decide; `table` has the addresses of the chosen build, by dtype.
@@ -312,14 +346,6 @@ cdef class Plan:
             addresses = table["float64" if d else "float32"]
             at = addresses[span]
             r.span[d] = <span_t><void *>at
-            at = addresses["block_negate"]
-            self.ops[d][0] = <block_t><void *>at
-            at = addresses["block_couple"]
-            self.ops[d][1] = <block_t><void *>at
-            at = addresses["block_shrink"]
-            self.ops[d][2] = <block_t><void *>at
-            at = addresses["block_scale"]
-            self.ops[d][3] = <block_t><void *>at
             at = 0 if measure is None else addresses[f"measure_{measure}"]
             r.measure[d] = <measure_t><void *>at
             if law is not None:
@@ -612,6 +638,12 @@ cdef class Plan:
         w.couple = self.ops[d][1] if r.couple else NULL
         w.shrink = self.ops[d][2] if r.shrink else NULL
         w.scale, w.measure, w.n_means = NULL, r.measure[d], self.n_means
+        w.clamp, w.units, w.noise = NULL, 0, NULL
+        if self.clamps:
+            w.clamp = self.ops[d][4]
+            self.put_factors(w, self.limit, -1 if r.negate else 1)
+        if self.noisy:
+            w.noise, w.draw, w.which = self.noise[d], &self.draw, i
         if r.exact and q.n and (past.now or (r.moves and w.rows != NULL)):
             law = &r.law[d]
             if past.last == NULL:
@@ -699,6 +731,10 @@ cdef class Plan:
                 self.hire(threads)
             if self.looks and not self.look(threads):
                 return                      # without this step
+            if self.units:
+                self.take_units(threads)
+            if self.noisy:
+                self.take_noise(now)
             if self.n_means:
                 self.take_means(now)
             if self.measures:
@@ -716,13 +752,16 @@ cdef class Plan:
             self.busy = False
             fo_fp_leave(saved)
 
-    cdef double *survey(self, bint plain, int threads) except NULL:
+    cdef double *survey(self, int kind, int threads) except NULL:
         # MEASURES sums for each parameter.
         cdef Survey q
         cdef Py_ssize_t i
-        q.work, q.workers, q.count, q.blocks, q.plain, q.norm = self.work, self.workers, self.count, 0, plain, self.norm
+        cdef int d
+        q.work, q.workers, q.count, q.blocks, q.kind = self.work, self.workers, self.count, 0, kind
+        for d in range(2):
+            q.norm[d] = NULL if kind == OWN else self.norm[kind == GIVEN][d]
         for i in range(self.count):
-            q.blocks += blocks_of(&self.work[i], plain)
+            q.blocks += blocks_of(&self.work[i], kind)
         if (q.blocks + self.count) * MEASURES > self.room or self.sums == NULL:
             PyMem_Free(self.sums)
             self.room = (q.blocks + self.count) * MEASURES
@@ -738,13 +777,24 @@ cdef class Plan:
                 survey(&q, self.sums, threads)
         return self.sums
 
+    cdef void put_factors(self, Work *w, double limit, double factor) noexcept:
+        if w.itemsize == 4:
+            (<float *>w.factors)[0], (<float *>w.factors)[1] = <float>limit, <float>factor
+        else:
+            w.factors[0], w.factors[1] = limit, factor
+
+    cdef void scale_by(self, Py_ssize_t i, double factor) noexcept:
+        # The gradient of parameter i in this step.
+        cdef Work *w = &self.work[i]
+        if factor != 1:
+            self.put_factors(w, self.limit, -factor if self.group[self.param[i].group].negate else factor)
+            w.scale = self.ops[w.itemsize == 8][3]
+
     cdef bint look(self, int threads) except -1:
         # Show the host the norm of the gradients. False: there is to be no step; else they are scaled as it says.
-        cdef double *totals = self.survey(True, threads)
-        cdef double squares = 0
+        cdef double *totals = self.survey(GIVEN, threads)
+        cdef double squares = 0, factor
         cdef Py_ssize_t i, bad = -1
-        cdef Work *w
-        cdef int negate
         for i in range(self.count):
             if self.work[i].size:
                 squares = squares + totals[i * MEASURES]
@@ -753,16 +803,70 @@ cdef class Plan:
         found = self.host._look(squares, bad)
         if found is None:
             return False
-        self.factor64[0] = found
-        self.factor64[1] = -self.factor64[0]
-        self.factor32[0], self.factor32[1] = <float>self.factor64[0], <float>self.factor64[1]
-        if self.factor64[0] != 1:
-            for i in range(self.count):
-                w = &self.work[i]
-                negate = self.group[self.param[i].group].negate
-                w.scale = self.ops[w.itemsize == 8][3]
-                w.factor = <char *>&self.factor64[negate] if w.itemsize == 8 else <char *>&self.factor32[negate]
+        factor = found
+        for i in range(self.count):
+            if self.work[i].size:
+                if self.max_norm:
+                    factor = self.max_norm / (sqrt(totals[i * MEASURES]) + 1e-6)
+                    factor = 1 if factor > 1 else factor            # NaN stays
+                self.scale_by(i, factor)
         return True
+
+    cdef int take_units(self, int threads) except -1:
+        # The factors of adaptive clipping; `sums` are those of the gradients.
+        cdef Units q
+        cdef Work *w
+        cdef Py_ssize_t i, room = 0, effort = 0
+        cdef int d
+        cdef double *totals
+        cdef double *given
+        q.work, q.workers, q.count, q.clipping, q.eps = self.work, self.workers, self.count, self.clipping, self.eps
+        for d in range(2):
+            q.given[d], q.norm[d], q.columns[d] = self.norm[1][d], self.norm[0][d], self.columns[d]
+        for i in range(self.count):
+            w = &self.work[i]
+            w.units = w.unit_kind if w.size and w.unit_kind != ONE_UNIT else 0
+            room += 1 if w.unit_kind == ONE_UNIT else w.unit_count
+        if room > self.unit_room:
+            PyMem_Free(self.unit_factors)
+            self.unit_factors = <double *>PyMem_Malloc(room * sizeof(double))
+            self.unit_room = room if self.unit_factors else 0
+            if self.unit_factors == NULL:
+                raise MemoryError
+        room = 0
+        for i in range(self.count):
+            w = &self.work[i]
+            w.unit_factors = <char *>(self.unit_factors + room)
+            if w.unit_kind == ONE_UNIT:     # what was found of its gradient, before the sums are taken anew
+                (<double *>w.unit_factors)[0] = self.sums[i * MEASURES]
+            d = w.itemsize == 8
+            w.rescale, w.multiply = self.ops[d][2], self.ops[d][5]
+            room += 1 if w.unit_kind == ONE_UNIT else w.unit_count
+            effort += w.size if w.units else 0
+        totals = self.survey(WHOLE, threads)
+        for i in range(self.count):
+            w = &self.work[i]
+            if w.size and w.unit_kind == ONE_UNIT:
+                given = <double *>w.unit_factors
+                self.scale_by(i, unit_factor(&q, given[0], totals[i * MEASURES]))
+        if effort < HOLD_GIL and threads == 1:
+            together(units_share, &q, 1)
+        else:
+            with nogil:
+                together(units_share, &q, threads)
+        return 0
+
+    cdef int take_noise(self, int64_t now) except -1:
+        # How much of it there is in this step, and what it is a function of.
+        cdef double sigma = self.host._sigma(now)
+        cdef Py_ssize_t i
+        self.draw.step = now - 1
+        for i in range(self.count):
+            if self.work[i].itemsize == 4:
+                (<float *>&self.work[i].sigma)[0] = <float>sigma
+            else:
+                self.work[i].sigma = sigma
+        return 0
 
     cdef int take_means(self, int64_t now) except -1:
         # The scalars of the averages, those that have a turn in this step.
@@ -792,7 +896,7 @@ cdef class Plan:
                     groups.append((q, where))
         for q, where in groups:
             self.take_rows_of_scalars(where, self.host._recall(q, where, now))
-        totals = self.survey(False, threads)
+        totals = self.survey(OWN, threads)
         for q, where in groups:
             sums = [[totals[i * MEASURES + j] for j in range(MEASURES)] for i in where]
             self.take_rows_of_scalars(where, self.host._derive(q, where, sums))
@@ -810,8 +914,14 @@ cdef class Plan:
         return w.size + (w.rows.count * ROW_COST if w.rows != NULL else 0)
 
     cdef int go(self, Py_ssize_t total, Py_ssize_t effort, int threads) except -1:
+        cdef Py_ssize_t i
+        cdef Work *w
         if total:
             self.hire(threads)
+            for i in range(self.count):
+                w = &self.work[i]
+                w.bare = (w.clamp == NULL and w.scale == NULL and w.negate == NULL and w.units == 0 and w.noise == NULL
+                          and w.couple == NULL and w.shrink == NULL and w.n_means == 0)
             if effort < HOLD_GIL and threads == 1:
                 run(self.work, self.workers, self.count, total, 1)
             else:

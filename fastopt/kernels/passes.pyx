@@ -4,6 +4,7 @@
 # it does those from `begin` to `end`; what the items, the sizes and the arrays are, each pass says. Sums of blocks are
 # added by `fold_sums`. The maximum needs no order; one NaN makes it NaN.
 
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 cdef inline Py_ssize_t blocks_of(Py_ssize_t count, Py_ssize_t size) noexcept nogil:
@@ -91,7 +92,7 @@ cdef void fold_largest(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes
             raise_to(m, out + at, x + b * columns + at)
 
 
-# The block operations on a gradient, and the averages of a parameter. Items: elements.
+# The block operations on a gradient, and the averages of a parameter. Items: elements, but for noise.
 
 cdef void negated(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h) noexcept nogil:
     block_negate(end - begin, <real *>arrays[0] + begin, <real *>arrays[1] + begin, h)
@@ -103,6 +104,22 @@ cdef void scaled(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void
 
 cdef void coupled(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h) noexcept nogil:
     block_couple(end - begin, <real *>arrays[0] + begin, <real *>arrays[1] + begin, h)
+
+
+cdef void clamped(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h) noexcept nogil:
+    block_clamp(end - begin, <real *>arrays[0] + begin, <real *>arrays[1] + begin, h)
+
+
+cdef void noised(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h) noexcept nogil:
+    # Items: runs of elements. Sizes: elements, of a run. Arrays: g, (parameter, step, seed), the number of each run in the
+    # parameter.
+    cdef const uint64_t *key = <const uint64_t *>arrays[1]
+    cdef const int64_t *places = <const int64_t *>arrays[2]
+    cdef Py_ssize_t width = sizes[1], r
+    cdef Draw at
+    at.step, at.seed = key[1], key[2]
+    for r in range(begin, end):
+        block_noise(at_most(sizes[0] - r * width, width), <real *>arrays[0] + r * width, places[r] * width, key[0], &at, h)
 
 
 cdef void averaged(Py_ssize_t begin, Py_ssize_t end, const Py_ssize_t *sizes, void **arrays, const real *h) noexcept nogil:
@@ -121,6 +138,8 @@ TABLE["square_blocks"] = <size_t><void *>square_blocks
 TABLE["fold_sums"] = <size_t><void *>fold_sums
 TABLE["fold_largest"] = <size_t><void *>fold_largest
 TABLE["negated"] = <size_t><void *>negated
+TABLE["clamped"] = <size_t><void *>clamped
+TABLE["noised"] = <size_t><void *>noised
 TABLE["scaled"] = <size_t><void *>scaled
 TABLE["averaged"] = <size_t><void *>averaged
 TABLE["looked_ahead"] = <size_t><void *>looked_ahead

@@ -3,8 +3,18 @@
 
 cdef struct Work:
     span_t span                         # NULL: catch up only
-    block_t negate, scale, couple, shrink   # NULL where the operation is not asked for
-    const char *factor                  # by which the gradient is scaled, its sign included
+    bint bare                           # no block operation, no average
+    block_t negate, clamp, scale, couple, shrink    # NULL where the operation is not asked for
+    double factors[2]                   # of the parameter's type: the limit, the factor of the gradient with its sign
+    int unit_kind                       # how the units of adaptive clipping lie; 0: there are none
+    int units                           # BY_ROWS or BY_COLUMNS where they have factors in this step, else 0
+    Py_ssize_t unit_count, unit_size
+    char *unit_factors
+    block_t rescale, multiply
+    noise_t noise                       # NULL: none
+    double sigma                        # of the parameter's type
+    const Draw *draw
+    Py_ssize_t which                    # of all parameters
     measure_t measure                   # sums that the rule needs before its span; NULL: none
     int n_means                         # averages of the parameter
     mean_t mean[MEANS]                  # NULL: not in this step
@@ -43,6 +53,11 @@ cdef struct Worker:                     # what a thread has to itself
     double alone[MOST_GAP]              # scalars of a row that was replayed
     Py_ssize_t widest, longest, memory
 
+cdef enum:
+    BY_ROWS = 1             # a unit is a run of elements; of an array in Fortran order, a column
+    BY_COLUMNS = 2          # a unit is every count-th element
+    ONE_UNIT = 3            # the parameter
+
 cdef bint prefetching = True
 cdef char nothing[MOST_GAP * 8]
 
@@ -76,35 +91,84 @@ def prefetch(bint on):
     prefetching = on
 
 
-cdef inline const char *on_its_way(const Work *w, Py_ssize_t n, const char *p, const char *g, char *scratch) noexcept nogil:
+cdef inline Py_ssize_t first_key(const Work *w, Py_ssize_t r) noexcept nogil:
+    # Of the r-th row of work, its first key.
+    return w.rows.begin[r] if w.rows.repeated else r
+
+
+cdef inline Py_ssize_t row_of(const Work *w, Py_ssize_t r) noexcept nogil:
+    return r if w.rows == NULL else <Py_ssize_t>(w.rows.keys[first_key(w, r)] >> w.rows.shift)
+
+
+cdef void scale_units(const Work *w, Py_ssize_t at, Py_ssize_t n, char *g) noexcept nogil:
+    # n elements of gradient, the first of which is number `at` of those that are touched: each unit by its factor.
+    cdef Py_ssize_t es = w.itemsize, size = w.unit_size if w.units == BY_ROWS else w.unit_count, r = at // size
+    cdef Py_ssize_t c = at - r * size, done = 0, m
+    while done < n:
+        m = size - c if size - c < n - done else n - done
+        if w.units == BY_ROWS:
+            w.rescale(m, g + done * es, NULL, w.unit_factors + r * es)
+        else:
+            w.multiply(m, g + done * es, NULL, w.unit_factors + c * es)
+        done += m
+        r, c = r + 1, 0
+
+
+cdef void add_noise(const Work *w, Py_ssize_t at, Py_ssize_t n, char *g) noexcept nogil:
+    # To n elements, the first of which is number `at` of those that are touched.
+    cdef Py_ssize_t r, c, m, done = 0
+    if w.rows == NULL:
+        w.noise(n, g, at, w.which, w.draw, &w.sigma)
+        return
+    r = at // w.width
+    c = at - r * w.width
+    while done < n:
+        m = w.width - c if w.width - c < n - done else n - done
+        w.noise(m, g + done * w.itemsize, row_of(w, r) * w.width + c, w.which, w.draw, &w.sigma)
+        done += m
+        r, c = r + 1, 0
+
+
+cdef inline const char *on_its_way(const Work *w, Py_ssize_t at, Py_ssize_t n, const char *p, const char *g,
+                                   char *scratch) noexcept nogil:
     # A block of gradient after the operations on it, in `scratch` if there are any. The caller's gradient is never written.
-    if w.scale != NULL:                     # the factor has the sign
-        w.scale(n, scratch, g, w.factor)
+    # `at`: the number of its first element, if those that are touched stood one after the other.
+    cdef const char *factor = <const char *>w.factors + w.itemsize
+    if w.clamp != NULL:                     # the factor has the sign
+        w.clamp(n, scratch, g, w.factors)
+        g = scratch
+    elif w.scale != NULL:
+        w.scale(n, scratch, g, factor)
         g = scratch
     elif w.negate != NULL:
         w.negate(n, scratch, g, NULL)
         g = scratch
-    if w.couple != NULL:
+    if w.couple != NULL or w.units or w.noise != NULL:
         if g != scratch:
             memcpy(scratch, g, n * w.itemsize)
             g = scratch
-        w.couple(n, scratch, p, w.h + COUPLE * w.itemsize)
+        if w.units:
+            scale_units(w, at, n, scratch)
+        if w.noise != NULL:
+            add_noise(w, at, n, scratch)
+        if w.couple != NULL:
+            w.couple(n, scratch, p, w.h + COUPLE * w.itemsize)
     return g
 
 
-cdef void update(const Work *w, Py_ssize_t n, char *p, const char *g, char *s0, char *s1, char *s2, char *s3, char *m0,
-                 char *m1) noexcept nogil:
-    # Block operations and span over n contiguous elements.
+cdef void update(const Work *w, Py_ssize_t first, Py_ssize_t n, char *p, const char *g, char *s0, char *s1, char *s2, char *s3,
+                 char *m0, char *m1) noexcept nogil:
+    # Block operations and span over n contiguous elements; `first`: as in on_its_way.
     cdef char scratch[BLOCK * 8]
     cdef Py_ssize_t es = w.itemsize, at = 0, m
     cdef const char *h = w.h
     cdef const char *gb
-    if w.negate == NULL and w.scale == NULL and w.couple == NULL and w.shrink == NULL and w.n_means == 0:
+    if w.bare:
         w.span(n, p, g, s0, s1, s2, s3, h + SPAN * es)
         return
     while at < n:
         m = n - at if n - at < BLOCK else BLOCK
-        gb = on_its_way(w, m, p + at * es, g + at * es, scratch)
+        gb = on_its_way(w, first + at, m, p + at * es, g + at * es, scratch)
         if w.shrink != NULL:
             w.shrink(m, p + at * es, NULL, h + SHRINK * es)
         w.span(m, p + at * es, gb, s0 + at * es, s1 + at * es, s2 + at * es, s3 + at * es, h + SPAN * es)
@@ -124,27 +188,18 @@ cdef inline char *average(const Work *w, int k, Py_ssize_t offset) noexcept nogi
     return w.m[k] + offset if k < w.n_means else w.p + offset
 
 
-cdef inline void update_at(const Work *w, Py_ssize_t n, Py_ssize_t at, const char *g) noexcept nogil:
+cdef inline void update_at(const Work *w, Py_ssize_t first, Py_ssize_t n, Py_ssize_t at, const char *g) noexcept nogil:
     # n elements of the parameter that begin `at` bytes after its first.
-    update(w, n, w.p + at, g, state(w, 0, at), state(w, 1, at), state(w, 2, at), state(w, 3, at), average(w, 0, at),
+    update(w, first, n, w.p + at, g, state(w, 0, at), state(w, 1, at), state(w, 2, at), state(w, 3, at), average(w, 0, at),
            average(w, 1, at))
 
 
 cdef void dense(const Work *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     cdef Py_ssize_t at = begin * w.itemsize
-    update_at(w, end - begin, at, w.g + at)
+    update_at(w, begin, end - begin, at, w.g + at)
 
 
 # ---------------------------------------------------------------------------------------------------- rows of work
-
-cdef inline Py_ssize_t first_key(const Work *w, Py_ssize_t r) noexcept nogil:
-    # Of the r-th row of work, its first key.
-    return w.rows.begin[r] if w.rows.repeated else r
-
-
-cdef inline Py_ssize_t row_of(const Work *w, Py_ssize_t r) noexcept nogil:
-    return r if w.rows == NULL else <Py_ssize_t>(w.rows.keys[first_key(w, r)] >> w.rows.shift)
-
 
 cdef inline Py_ssize_t rows_of_work(const Work *w) noexcept nogil:
     return w.n_rows if w.rows == NULL else w.rows.count
@@ -311,12 +366,12 @@ cdef Py_ssize_t replay(const Work *w, Worker *mine, Py_ssize_t s, char *p, char 
     cdef Py_ssize_t end = s + w.past.reach
     cdef bint whole
     end = w.past.now if end > w.past.now else end
-    v.span, v.negate, v.scale, v.couple, v.n_means = w.replay_span, NULL, NULL, NULL, 0
+    v.span, v.negate, v.clamp, v.scale, v.couple, v.n_means = w.replay_span, NULL, NULL, NULL, NULL, 0
     while s < end:
         v.h = w.past.h + s * w.past.h_bytes
         whole = (<const float *>v.h)[SHRINK] == 1 if w.itemsize == 4 else (<const double *>v.h)[SHRINK] == 1
-        v.shrink = NULL if whole else w.replay_shrink
-        update(&v, w.width, p, mine.zeros, s0, s1, s2, s3, p, p)
+        v.shrink, v.bare = NULL if whole else w.replay_shrink, whole
+        update(&v, 0, w.width, p, mine.zeros, s0, s1, s2, s3, p, p)
         s += 1
     return s
 
@@ -364,7 +419,7 @@ cdef void rows(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end) no
                 w.law.row(w.width, w.p + at, state(w, 0, at), state(w, 1, at), state(w, 2, at), state(w, 3, at), scalars)
             last[0] = <int32_t>w.past.now + (w.span != NULL)
         if w.span != NULL:
-            update_at(w, w.width, at, gradient(w, r, mine.sum))
+            update_at(w, r * w.width, w.width, at, gradient(w, r, mine.sum))
 
 
 # ----------------------------------------------------------------------------------------------------- narrow rows
@@ -585,7 +640,8 @@ cdef void elements(const Work *w, Worker *mine, Py_ssize_t begin, Py_ssize_t end
             else:
                 gather_gradient(w, &route, r, order if w.past != NULL else NULL, m, g)
                 gb = g
-            update(w, m * w.width, block[0], gb, block[1], block[2], block[3], block[4], block[5], block[6])
+            update(w, r * w.width, m * w.width, block[0], gb, block[1], block[2], block[3], block[4], block[5],
+                   block[6])
         move_rows(block[0], w.p, row, m, w.pitch, size, True)
         for k in range(w.n_states):
             move_rows(block[1 + k], w.s[k], row, m, w.pitch, size, True)

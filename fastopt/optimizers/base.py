@@ -190,7 +190,10 @@ class Optimizer(metaclass=Constructor):
         ``p *= 1 - lr * weight_decay`` before the update, instead of ``g += weight_decay * p``. Not offered by optimizers
         that have a decay of their own.
     transforms : list of transforms, default ()
-        `clip_global_norm` and the averages of `fastopt.transforms`: `ema`, `swa`, `lookahead`.
+        Of `fastopt.transforms`: what clips (`clip_value`, and `clip_norm`, `clip_global_norm` or `clip_adaptive`), `noise`,
+        and averages (`ema`, `swa`, `polyak`, `lookahead`). Their order in the list says nothing: `clip_value` comes first, then
+        what clips by a norm, then noise, weight decay and the rule, then averages. Rules that measure their gradients see them
+        so.
     nonfinite : {"propagate", "skip", "raise"}, default "propagate"
         What an infinity or a NaN among the gradients of a step does. "skip": nothing is written, no counter moves, `skipped`
         counts it; "raise": the same, with a NonFiniteError. Both cost a pass over the gradients, which clipping shares.
@@ -323,11 +326,8 @@ class Optimizer(metaclass=Constructor):
         self._asks_anew = False  # some option follows a schedule with a memory
         # Of groups whose rule has a measure: the scalars of the step under way, in float64.
         self._wide: dict[int, Array] = {}
-        if self.sparse == "exact" and self._means:
-            raise UnsupportedError(
-                f"sparse='exact' has no {self._means[0].state}: an average of rows that are caught up later is no one's; "
-                "use sparse='lazy', or average what `read` returns"
-            )
+        if self.sparse == "exact" and (why := transforming.why_not_exact(self._transforms)):
+            raise UnsupportedError(f"sparse='exact' {why}")
         self._nonfinite = checks.one_of("propagate", "skip", "raise")("nonfinite", nonfinite)
         #: steps left out because of ``nonfinite="skip"``
         self.skipped = 0
@@ -642,6 +642,10 @@ class Optimizer(metaclass=Constructor):
                 checks.address(self._storage.last) if self._storage and self._storage.last is not None else 0,
                 means,
             )
+        units = transforming.the(self.transforms, transforming.ClipAdaptive)
+        if units is not None:
+            for i, p in enumerate(self._params):
+                plan.set_units(i, *units.units(p.shape, checks.order(p)))
         taken = [checks.byte_range(a) for a in (*self._params, *(a for s in self._state for a in s.values())) if a.size]
         self._taken = merge(sorted(taken))
         plan.set_taken(self._taken)
@@ -691,8 +695,13 @@ class Optimizer(metaclass=Constructor):
                 rule.measure.name if rule.measure else None,
             )
         self._asks_anew = not all(is_pure(value) for group in self.param_groups for value in group.options().values())
-        looks = self.nonfinite != "propagate" or bool(transforming.clips(self.transforms))
-        plan.set_transforms(kernels.table, looks, [m.kernel for m in self._means])
+        looks = self.nonfinite != "propagate" or transforming.needs_norms(self.transforms)
+        plan.set_transforms(
+            kernels.table,
+            looks,
+            [m.kernel for m in self._means],
+            **transforming.of_kernels(self.transforms),
+        )
         plan.forget_scalars()
 
     def _law(self, catch: Catch | None, decay: bool) -> tuple[str, int, int, bool] | None:
@@ -766,6 +775,10 @@ class Optimizer(metaclass=Constructor):
             self.skipped += 1
             return None
         return transforming.norm_factor(self.transforms, squares)
+
+    def _sigma(self, now: int) -> float:
+        """The standard deviation of the noise in step `now`."""
+        return transforming.the(self.transforms, transforming.Noise).sigma(now)  # type: ignore[union-attr]
 
     def _mean_scalars(self, now: int) -> tuple[Array, Array, list[bool]]:
         """The scalars of the averages in step `now`, in both dtypes, and which have a turn."""

@@ -14,7 +14,7 @@ from .. import checks
 from ..checks import Array
 from ..reductions import total
 from ..sparse import Entries, check_rows, unique_rows
-from ..transforms import REFERENCES
+from ..transforms import REFERENCES, ClipAdaptive, ClipNorm, ClipValue, Noise, the
 
 
 @dataclass
@@ -25,7 +25,8 @@ class Job:
     rows: Array | None  # those touched; None: all
     g: Array
     h: Array
-    factor: float = 1.0
+    factor: float | Array = 1.0  # of the gradient, or of its units
+    noise: Array | None = None
 
     def parts(self, arrays: Sequence[Array]) -> list[Array]:
         """What of the arrays is touched: themselves, or copies of the rows."""
@@ -84,9 +85,13 @@ class NumpyPlan:
         rule = next(r for r in self.host.rules if r.span == span)
         self._groups[q] = {"rule": rule, "negate": negate, "couple": couple, "shrink": shrink}
 
-    def set_transforms(self, table: Mapping[str, Any], look: bool, means: Sequence[str]) -> None:
+    def set_transforms(self, table: Mapping[str, Any], look: bool, means: Sequence[str], **of_kernels: Any) -> None:
+        """What the kernels are told beside, the host's transforms say."""
         self._looks = look
         self._means: list[Any] = [REFERENCES[name] for name in means]
+
+    def set_units(self, i: int, kind: int, count: int) -> None:
+        """The host's transforms know the units."""
 
     def set_param(
         self,
@@ -149,8 +154,12 @@ class NumpyPlan:
                 table, *_ = host._scalar_table(self._group_of[i], p.itemsize, now, 1, lag, self._borns[i])
                 work.append(Job(i, rows, values, table[0]))
             with np.errstate(all="ignore"):
-                if self._looks and not self._look(work):
+                given = [job.g for job in work]
+                for job in work:
+                    job.g = self._clamped(job.g)
+                if self._looks and not self._look(work, given):
                     return
+                self._add_noise(work)
                 self._run(work)
             for job in work:
                 self._counters[job.i] += 1
@@ -174,20 +183,41 @@ class NumpyPlan:
         if rows is not None:
             check_rows("rows", rows, self.params[i])
 
-    def _look(self, work: Sequence[Job]) -> bool:
-        """Show the host the norm of the gradients. False: there is to be no step."""
-        squares, bad = 0.0, -1
-        for job in work:
+    def _look(self, work: Sequence[Job], given: Sequence[Array]) -> bool:
+        """Show the host the norm of the gradients. False: there is to be no step; else they are scaled as it says."""
+        squares, of_each, bad = 0.0, [], -1
+        for job, g in zip(work, given, strict=True):
             found = self._squares(job.g)
             squares = squares + found
-            if bad < 0 and not math.isfinite(found) and not np.isfinite(job.g).all():
+            of_each.append(found)
+            if bad < 0 and not (g is job.g and math.isfinite(found)) and not np.isfinite(g).all():
                 bad = job.i
         factor = self.host._look(squares, bad)
         if factor is None:
             return False
-        for job in work:
-            job.factor = factor
+        each, units = the(self.host.transforms, ClipNorm), the(self.host.transforms, ClipAdaptive)
+        for job, found in zip(work, of_each, strict=True):
+            job.factor = factor if each is None else each.factor(math.sqrt(found))
+            if units is not None:
+                job.factor = units.scale(job.g, job.parts([self.params[job.i]])[0], checks.order(self.params[job.i]))
         return True
+
+    def _clamped(self, g: Array) -> Array:
+        """The gradient `g` after clipping by value."""
+        clip = the(self.host.transforms, ClipValue)
+        return g if clip is None else clip.clipped(g)
+
+    def _add_noise(self, work: Sequence[Job]) -> None:
+        """Draw the noise of the step, where there is to be any."""
+        noise, now = the(self.host.transforms, Noise), self.steps + 1
+        if noise is None:
+            return
+        sigma = noise.sigma(now)
+        for job in work:
+            p = self.params[job.i]
+            places = np.arange(p.size).reshape(p.shape, order=checks.order(p))
+            drawn = noise.numbers(job.parts([places])[0], job.i, now)
+            job.noise = p.dtype.type(sigma) * drawn.astype(p.dtype)
 
     def _squares(self, g: Array) -> float:
         """The sum of the squares of a gradient."""
@@ -260,11 +290,13 @@ class NumpyPlan:
 def on_its_way(group: Mapping[str, Any], p: Array, job: Job) -> Array:
     """The gradient after the block operations on it."""
     g = job.g
-    if job.factor != 1.0:
-        factor = g.dtype.type(job.factor)
+    if isinstance(job.factor, np.ndarray) or job.factor != 1.0:
+        factor = np.asarray(job.factor).astype(g.dtype)
         g = (-factor if group["negate"] else factor) * g
     elif group["negate"]:
         g = -g
+    if job.noise is not None:
+        g = g + job.noise
     return g + job.h[0] * p if group["couple"] else g
 
 

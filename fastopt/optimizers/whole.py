@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernels
+from .. import checks, kernels
 from ..checks import Array
+from ..elementary import normals_of
 from ..passes import SUMS, Pass, Runner, sum_of_squares
-from ..transforms import REFERENCES
+from ..reductions import SUMMED, blocks_of
+from ..transforms import REFERENCES, ClipValue, Noise, the
 from .plan import Job, NumpyPlan, Turn
 from .tables import COUPLE, SHRINK
 
@@ -26,6 +28,18 @@ def _scaled(out: Array, g: Array, h: Array) -> None:
     out[...] = h[0] * g
 
 
+def _clamped(out: Array, g: Array, h: Array) -> None:
+    out[...] = h[1] * ClipValue(float(h[0])).clipped(g)
+
+
+def _noised(g: Array, key: Array, places: Array, h: Array) -> None:
+    width = SUMMED if g.ndim == 1 else g.shape[1]
+    elements = (places[:, None] * width + np.arange(width)).ravel()[: g.size]
+    which, step, seed = (int(k) for k in key)
+    drawn = normals_of(elements, which, step, seed).astype(g.dtype)
+    g[...] = g + (h[0] * drawn).reshape(g.shape)
+
+
 def _coupled(out: Array, p: Array, h: Array) -> None:
     out[...] = out + h[0] * p
 
@@ -33,13 +47,15 @@ def _coupled(out: Array, p: Array, h: Array) -> None:
 NEGATED = Pass("negated", _negated)
 SCALED = Pass("scaled", _scaled)
 COUPLED = Pass("coupled", _coupled)
+CLAMPED = Pass("clamped", _clamped)
+NOISED = Pass("noised", _noised)
 #: by the names of `transforms`
 AVERAGES = {
     "average": Pass("averaged", REFERENCES["average"]),
     "lookahead": Pass("looked_ahead", REFERENCES["lookahead"]),
 }
 #: what the kernels have for every rule
-SHARED = (*SUMS, NEGATED, SCALED, COUPLED, *AVERAGES.values())
+SHARED = (*SUMS, NEGATED, SCALED, COUPLED, CLAMPED, NOISED, *AVERAGES.values())
 
 
 # ---------------------------------------------------------------------------------------------------------------- the plan
@@ -75,7 +91,7 @@ class WholePlan(NumpyPlan):
         if self.host.backend == "native":
             self._runner = Runner(table, self._n_threads)
 
-    def set_transforms(self, table: Any, look: bool, means: Sequence[str]) -> None:
+    def set_transforms(self, table: Any, look: bool, means: Sequence[str], **of_kernels: Any) -> None:
         self._looks, self._means = look, [AVERAGES[name] for name in means]
 
     def step(self, grads: Any, own: bool) -> None:
@@ -83,6 +99,32 @@ class WholePlan(NumpyPlan):
             super().step(grads, own)
         else:
             kernels.drivers.in_default_state(lambda: NumpyPlan.step(self, grads, own))
+
+    def _clamped(self, g: Array) -> Array:
+        clip = the(self.host.transforms, ClipValue)
+        if clip is None:
+            return g
+        given = np.asarray(g, order="C")
+        clipped = np.empty_like(given)
+        self._runner(CLAMPED, g.size, (), (clipped, given), np.array([clip.limit, 1.0]).astype(g.dtype))
+        return clipped
+
+    def _add_noise(self, work: Sequence[Job]) -> None:
+        """It is drawn as each gradient is made."""
+
+    def _noised(self, noise: Noise, job: Job, g: Array) -> Array:
+        """The noise of this step added to the gradient, which may be written; elements count by their place in memory."""
+        p, now = self.params[job.i], self.steps + 1
+        key = np.array([job.i, now - 1, noise.seed], np.uint64)
+        h = np.array([noise.sigma(now)]).astype(g.dtype)
+        if job.rows is not None:  # in C order
+            rows = g.reshape(len(g), -1)
+            self._runner(NOISED, len(g), (g.size, rows.shape[1]), (rows, key, job.rows), h)
+            return g
+        order = checks.order(p)
+        flat, places = g.ravel(order=order), np.arange(blocks_of(g.size, SUMMED))
+        self._runner(NOISED, len(places), (g.size, SUMMED), (flat, key, places), h)
+        return np.asarray(flat.reshape(g.shape, order=order), order="C")
 
     def _squares(self, g: Array) -> float:
         return sum_of_squares(self._runner, g.ravel(order="K"))
@@ -116,13 +158,18 @@ class WholePlan(NumpyPlan):
     def _gradient(self, group: Mapping[str, Any], job: Job, p: Array) -> Array:
         """The gradient after the block operations on it, in memory of its own if there are any."""
         given = g = np.asarray(job.g, order="C")
-        if group["negate"] or job.factor != 1.0:
+        if isinstance(job.factor, np.ndarray):
+            g = (-job.factor if group["negate"] else job.factor) * given
+        elif job.factor != 1.0:
             g = np.empty_like(given)
-            if job.factor != 1.0:
-                factor = np.array([-job.factor if group["negate"] else job.factor], g.dtype)
-                self._runner(SCALED, g.size, (), (g, given), factor)
-            else:
-                self._runner(NEGATED, g.size, (), (g, given), job.h)
+            factor = np.array([-job.factor if group["negate"] else job.factor], g.dtype)
+            self._runner(SCALED, g.size, (), (g, given), factor)
+        elif group["negate"]:
+            g = np.empty_like(given)
+            self._runner(NEGATED, g.size, (), (g, given), job.h)
+        noise = the(self.host.transforms, Noise)
+        if noise is not None:
+            g = self._noised(noise, job, g.copy() if g is given else g)
         if group["couple"]:
             g = g.copy() if g is given else g
             self._runner(COUPLED, g.size, (), (g, p), job.h[COUPLE:])

@@ -1,4 +1,4 @@
-"""Outside oracle: clipping and averages beside PyTorch's `clip_grad_norm_` and `AveragedModel`, around AdamW."""
+"""Outside oracle: clipping and averages beside PyTorch's `clip_grad_norm_`, `clip_grad_value_` and `AveragedModel`, around AdamW."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 import fastopt
 from fastopt import SparseGrad, clip_global_norm
-from fastopt.transforms import ema, swa
+from fastopt.transforms import clip_norm, clip_value, ema, swa
 
 SHAPES = [(33, 17), (7,), (), (1500,), (5, 3, 2)]
 STEPS = 40
@@ -123,6 +123,42 @@ def test_clipping_leaves_none_out(dtype, backend):
         opt.step(grads)
         step(reference, model, grads, 5.0)
         compare(mine, model.p, dtype, f"step {t}")
+
+
+@backends
+@dtypes
+@norms
+def test_clipping_by_value_and_then_by_the_norm_of_each(max_norm, dtype, backend):
+    rng, mine, model = start(dtype)
+    reference = torch.optim.AdamW(model.parameters(), lr=0.01)
+    opt = fastopt.AdamW(mine, lr=0.01, transforms=[clip_norm(max_norm), clip_value(1.5)], backend=backend)
+    for t in range(STEPS):
+        grads: list[Any] = gradients(rng, dtype, t)
+        grads[t % len(SHAPES)] = None
+        opt.step(grads)
+        for p, g in zip(model.p, grads, strict=True):
+            p.grad = None if g is None else torch.tensor(g)
+        clip_grad_value_(model.parameters(), 1.5)
+        for p in model.p:
+            clip_grad_norm_([p], max_norm)
+        reference.step()
+        compare(mine, model.p, dtype, f"step {t}")
+
+
+@backends
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_beside_a_limit(odd, backend):
+    mine = [np.zeros(4), np.zeros((2, 3))]
+    model = Model(mine)
+    reference = torch.optim.SGD(model.parameters(), lr=1.0)
+    opt = fastopt.SGD(mine, lr=1.0, transforms=[clip_value(1.5)], backend=backend)
+    grads = [np.array([1.0, odd, -2.0, 0.0]), np.ones((2, 3))]
+    opt.step(grads)
+    for p, g in zip(model.p, grads, strict=True):
+        p.grad = torch.tensor(g)
+    clip_grad_value_(model.parameters(), 1.5)
+    reference.step()
+    compare(mine, model.p, np.float64, "")
 
 
 @backends

@@ -305,6 +305,14 @@ def test_paths_are_drawn_as_they_are():
     by_color = {line.get_color(): line.get_xydata() for line in ax.lines if len(line.get_xydata()) == 21}
     for name, path in paths.items():
         assert (by_color[viz.styles([name])[name]["color"]] == path).all()
+    drawn = [
+        next(line for line in ax.lines if line.get_xydata().shape == (21, 2) and (line.get_xydata() == path).all())
+        for path in paths.values()
+    ]
+    wide, high = ([getattr(line, f"get_{what}")() for line in drawn] for what in ("linewidth", "zorder"))
+    assert (np.diff(wide) < 0).all() and (np.diff(high) > 0).all()  # so that of lines on one another each is seen
+    (star,) = (line for line in ax.lines if line.get_marker() == "*")
+    assert star.get_xydata().tolist() == [list(viz.SURFACES["beale"].minima[0])]
     words = [text.get_text() for text in ax.get_legend().get_texts()]
     assert words == [*SIX, "start", "minimum"] and ax.get_title() == "Beale"
 
@@ -325,6 +333,7 @@ def test_nothing_lies_outside_of_the_picture_or_over_another_legend(layout, pypl
 def test_a_line_in_three_dimensions_ends_where_its_path_leaves():
     path = viz.trace("saddle", "adagrad")
     ax = viz.plot_paths_3d("saddle", {"adagrad": path}, pictures.new_figure().add_subplot(projection="3d"), title="T")
+    assert not ax.computed_zorder  # which would hide lines in the surface
     x, y, z = next(line for line in ax.lines if len(line.get_data_3d()[0]) == len(path)).get_data_3d()
     inside = np.abs(path[:, 1]) <= 1.5
     assert np.isfinite(x).tolist() == inside.tolist() and not inside.all()
@@ -394,6 +403,22 @@ def test_an_animation_has_its_frames(tmp_path):
     assert count == 11 == len(ticks) and frames(tmp_path / "a.gif") == [100] * 10 + [1000]
     count = viz.animate_paths("saddle", paths, tmp_path / "b.gif", every=4, solid=False, size=(3, 2), title="T")
     assert count == 4 == len(frames(tmp_path / "b.gif"))  # steps 0, 4, 8, 10
+    viz.animate_paths("saddle", paths, tmp_path / "c.gif", every=5, fps=10, hold=0.0)
+    assert frames(tmp_path / "c.gif") == [100] * 3
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("solid", [False, True])
+def test_of_what_moves_nothing_shines_through_from_another_frame(solid, tmp_path):
+    """Least of all the number of the last step behind that of the first."""
+    from PIL import Image
+
+    path, first = viz.trace("saddle", "adam", steps=88), []
+    for name, steps in (("a.gif", 89), ("b.gif", 1)):
+        viz.animate_paths("saddle", {"adam": path[:steps]}, tmp_path / name, every=88, solid=solid)
+        with Image.open(tmp_path / name) as image:
+            first.append(np.asarray(image.convert("RGB")))
+    assert (first[0] == first[1]).all()
 
 
 @needs_matplotlib

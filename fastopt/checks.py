@@ -139,6 +139,17 @@ def plain_array(name: str, a: Any) -> Array:
     raise DTypeError(f"{name} must be a NumPy array, got {type(a).__name__}")
 
 
+def real_array(name: str, values: Any) -> Array:
+    """`values`, an array or what NumPy makes one of, as float64."""
+    try:
+        a = np.asarray(values)
+    except (TypeError, ValueError):  # lists of different lengths
+        a = np.asarray(None)
+    if a.dtype.kind not in "biuf":
+        raise DTypeError(f"{name} must be real numbers, got {values!r:.80}")
+    return a.astype(np.float64)
+
+
 def float_dtype(name: str, dtype: Any) -> np.dtype[Any]:
     """The dtype that `dtype` means, if that is native float32 or float64."""
     try:

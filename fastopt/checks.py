@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import numbers
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from .errors import (
     OverlapError,
     ReadOnlyError,
     ShapeError,
+    UnsupportedError,
 )
 
 Array = npt.NDArray[Any]
@@ -229,3 +231,14 @@ def byte_range(a: Array) -> tuple[int, int]:
     if a.flags.forc or not a.size:
         return at, at + a.nbytes
     return at, at + sum(s * (n - 1) for s, n in zip(a.strides, a.shape, strict=True)) + a.itemsize
+
+
+def need(module: str, extra: str) -> Any:
+    """An optional library, or an error that says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        library = {"sklearn": "scikit-learn"}.get(module.split(".")[0], module.split(".")[0])
+        raise UnsupportedError(
+            f'this needs {library}, which cannot be imported ({error}); pip install "fastopt[{extra}]"'
+        ) from error

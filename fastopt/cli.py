@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import checks, config
+from .checks import need
 from .errors import FastoptError, HyperParameterError, NonFiniteError, ShapeError
 from .optimizers.base import ALIASES, Optimizer
 from .version import __version__
@@ -209,7 +210,6 @@ def _evaluate(model: Any, data: Split) -> tuple[float, float]:
 
 
 def _progress(total: int, unit: str = "pass") -> Any:
-    from .models.features import need
 
     return need("tqdm", "cli").tqdm(total=total, unit=unit, leave=False, disable=None)
 
@@ -225,7 +225,6 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _draw(results: Sequence[Result], path: str, title: str) -> None:
     """The held-out loss of each model after each pass."""
-    from .models.features import need
     from .viz.pictures import new_figure
 
     figure = new_figure(figsize=(7, 4.5))

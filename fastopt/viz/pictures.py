@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from .. import checks
-from ..checks import Array
+from ..checks import Array, need
 from ..errors import HyperParameterError, ShapeError
-from ..models.features import need
 from ..optimizers.base import Optimizer
 from .surfaces import Surface, as_path, surface_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import numbers
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from .errors import (
     OverlapError,
     ReadOnlyError,
     ShapeError,
+    UnsupportedError,
 )
 
 Array = npt.NDArray[Any]
@@ -139,6 +141,17 @@ def plain_array(name: str, a: Any) -> Array:
     raise DTypeError(f"{name} must be a NumPy array, got {type(a).__name__}")
 
 
+def real_array(name: str, values: Any) -> Array:
+    """`values`, an array or what NumPy makes one of, as float64."""
+    try:
+        a = np.asarray(values)
+    except (TypeError, ValueError):  # lists of different lengths
+        a = np.asarray(None)
+    if a.dtype.kind not in "biuf":
+        raise DTypeError(f"{name} must be real numbers, got {values!r:.80}")
+    return a.astype(np.float64)
+
+
 def float_dtype(name: str, dtype: Any) -> np.dtype[Any]:
     """The dtype that `dtype` means, if that is native float32 or float64."""
     try:
@@ -218,3 +231,14 @@ def byte_range(a: Array) -> tuple[int, int]:
     if a.flags.forc or not a.size:
         return at, at + a.nbytes
     return at, at + sum(s * (n - 1) for s, n in zip(a.strides, a.shape, strict=True)) + a.itemsize
+
+
+def need(module: str, extra: str) -> Any:
+    """An optional library, or an error that says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        library = {"sklearn": "scikit-learn"}.get(module.split(".")[0], module.split(".")[0])
+        raise UnsupportedError(
+            f'this needs {library}, which cannot be imported ({error}); pip install "fastopt[{extra}]"'
+        ) from error

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import checks, config
+from .checks import need
 from .errors import FastoptError, HyperParameterError, NonFiniteError, ShapeError
 from .optimizers.base import ALIASES, Optimizer
 from .version import __version__
@@ -209,7 +210,6 @@ def _evaluate(model: Any, data: Split) -> tuple[float, float]:
 
 
 def _progress(total: int, unit: str = "pass") -> Any:
-    from .models.features import need
 
     return need("tqdm", "cli").tqdm(total=total, unit=unit, leave=False, disable=None)
 
@@ -225,7 +225,6 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _draw(results: Sequence[Result], path: str, title: str) -> None:
     """The held-out loss of each model after each pass."""
-    from .models.features import need
     from .viz.pictures import new_figure
 
     figure = new_figure(figsize=(7, 4.5))
@@ -489,7 +488,7 @@ def _compare(args: argparse.Namespace) -> int:
     _writable("--out", args.out, ".gif")
     _writable("--still", args.still, *STILL)
     surface = surface_of(args.surface)
-    names = list(dict.fromkeys(args.optimizers.split(",")))
+    names = list(dict.fromkeys(name.strip() for name in args.optimizers.split(",")))
     rates = {name: viz.default_rate(surface, name) for name in names}
     for given in args.lr:
         name, _, rate = given.partition("=")
@@ -506,8 +505,8 @@ def _compare(args: argparse.Namespace) -> int:
     rows = []
     for name, path in paths.items():
         at = ["never" if step is None else str(step) for step in surface.arrival(path)]
-        value = surface.value(*path[np.isfinite(path).all(axis=1)][-1])
-        rows.append([name, f"{rates[name]:g}", *at[: len(goal)], f"{value:.3g}"])
+        value = f"{surface.value(*path[-1]):.3g}" if np.isfinite(path[-1]).all() else "far away"
+        rows.append([name, f"{rates[name]:g}", *at[: len(goal)], value])
     print(_table([f"{surface.name}, {steps} steps", "rate", *goal, "last value"], rows))
     solid = surface.solid if args.solid is None else args.solid
     if args.out:

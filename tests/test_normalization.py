@@ -352,6 +352,7 @@ def test_layouts_that_are_copied(backend, rng):
         assert_bits(out, y)
         assert_bits(back, dx)
         assert_bits(a.copy(), kept)
+        assert bn._saved.x.flags.c_contiguous and bn._saved.x.flags.aligned  # not all machines forgive
 
 
 def test_options_are_checked():
@@ -425,6 +426,9 @@ def test_the_gradient_may_not_be_written_over_the_batch(backend, rng):
     bn.forward(x)
     with unchanged(bn, OverlapError, "out", "x", watch=x):
         bn.backward(x + 1, out=x)
+    for own in (bn.params["weight"].base, bn.running_var.base, bn.grads["bias"].base):
+        with unchanged(bn, OverlapError, "out", "this layer", watch=x):
+            bn.forward(x[:2], out=own)
     room = np.zeros((8, 3), np.float32)
     bn.forward(room[:4] + x, out=room[4:])
     with unchanged(bn, OverlapError, "out", "dy", watch=room):
@@ -450,6 +454,7 @@ def test_lives_go_on_after_state_dicts_copies_and_pickles(backend, dtype, rng):
             want = [bn.forward(x), bn.backward(dy), *everything(bn).values()]
             for other in others:
                 assert (other.backend, other.training) == (bn.backend, bn.training)
+                assert other is loaded or other.n_threads == other._run.n_threads == 1
                 got = [other.forward(x), other.backward(dy), *everything(other).values()]
                 for a, b in zip(got, want, strict=True):
                     assert_bits(np.asarray(a, dtype), np.asarray(b, dtype))
@@ -463,6 +468,12 @@ def test_state_dicts_have_the_names_of_torch_and_are_checked():
     bn = layer(3)
     good = bn.state_dict()
     assert set(good) == {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+    swapped = {**good, "weight": bn.params["bias"], "bias": bn.params["weight"]}
+    want = {name: np.copy(a) for name, a in swapped.items()}
+    bn.load_state_dict(swapped)  # the layer's own arrays
+    for name, a in bn.params.items():
+        assert_bits(a, want[name])
+    bn.load_state_dict(good)
     bn.load_state_dict({**good, "num_batches_tracked": np.array(7)})
     assert bn.num_batches == 7
     for error, words, bad in [

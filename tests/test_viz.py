@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import subprocess
 import sys
@@ -74,6 +75,9 @@ def test_arrival_is_the_first_step_and_the_first_for_good():
     assert valley.arrival(path[:3]) == (1, None)
     assert valley.arrival(path[:1]) == (None, None) and valley.arrival(path[4:]) == (0, 0)
     assert valley.arrival(path, within=0.01) == (4, 4)
+    flown = np.array([[1.0, 0], [0, 0], [np.nan, np.nan]])  # given up: it has not stayed
+    assert valley.arrival(flown) == (1, None) and valley.arrival(flown[[0, 2, 1]]) == (2, 2)
+    assert valley.arrival(flown[2:]) == viz.SURFACES["saddle"].arrival(flown[2:]) == (None, None)
     gone = np.array([[1.0, 0.1], [0.1, 1.0], [0.1, 1.1], [np.nan, np.nan]])  # y^2 - x^2 > 1 has left
     assert viz.SURFACES["saddle"].arrival(gone) == (2, 2)
 
@@ -145,6 +149,7 @@ def test_default_rates():
         (("beale", "sgd"), {"steps": -1}, "steps must be"),
         (("beale", "sgd"), {"start": (1, 2, 3)}, "start must be a pair"),
         (("beale", "sgd"), {"start": (1, np.nan)}, "start"),
+        (("beale", "sgd"), {"start": (1e200, 1)}, "at most 100 widths"),
         (("beale", "sgd"), {"noise": -1}, "noise must be"),
         (("beale", "sgd"), {"seed": 0.5}, "seed must be"),
         (("beale", "sgd"), {"betas": (0.9, 0.9)}, "betas"),
@@ -154,6 +159,25 @@ def test_default_rates():
 def test_mistakes_of_a_trace(arguments, options, word):
     with pytest.raises(fastopt.FastoptError, match=word.replace("(", r"\(")):
         viz.trace(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"value": 3}, "value must be a callable"),
+        ({"domain": (0, 1)}, "domain"),
+        ({"domain": ((0, 1), (1, 1))}, "domain must be the least and"),
+        ({"start": (0, np.nan)}, "start"),
+        ({"slope": -1}, "slope"),
+        ({"steps": 1.5}, "steps"),
+        ({"minima": (1.0, 2.0)}, r"minima\[0\]"),
+        ({"levels": "lgo"}, "'log'"),
+        ({"solid": 1}, "solid"),
+    ],
+)
+def test_mistakes_of_a_surface(change, word):
+    with pytest.raises(fastopt.HyperParameterError, match=word):
+        dataclasses.replace(viz.SURFACES["beale"], **change)
 
 
 def test_the_facts_of_the_saddle():
@@ -220,6 +244,15 @@ def test_a_grid_of_a_problem_and_what_beta_means():
         viz.rate_beta_grid("valley", "adagrad", [0.1], [0.5])
     with pytest.raises(fastopt.HyperParameterError, match="momentum"):
         viz.rate_beta_grid("valley", "sgd", [0.1], [1.5])
+    for more, word in [
+        ({"lr": 1}, "drop lr"),
+        ({"momentum": 0.9}, "drop momentum"),
+        ({"option": "lr"}, "drop lr"),
+        ({"start": [1, 2, 3]}, r"start must be a point .* \(3,\)"),
+        ({"start": "a"}, "start must be real numbers"),
+    ]:
+        with pytest.raises(fastopt.FastoptError, match=word):
+            viz.rate_beta_grid("valley", "sgd", [0.1], [0.5], **more)
     assert np.isinf(viz.rate_beta_grid(lambda x: (np.nan, x), "sgd", [0.1], [0.5], start=start)).all()
 
 
@@ -272,6 +305,14 @@ def test_paths_are_drawn_as_they_are():
     by_color = {line.get_color(): line.get_xydata() for line in ax.lines if len(line.get_xydata()) == 21}
     for name, path in paths.items():
         assert (by_color[viz.styles([name])[name]["color"]] == path).all()
+    drawn = [
+        next(line for line in ax.lines if line.get_xydata().shape == (21, 2) and (line.get_xydata() == path).all())
+        for path in paths.values()
+    ]
+    wide, high = ([getattr(line, f"get_{what}")() for line in drawn] for what in ("linewidth", "zorder"))
+    assert (np.diff(wide) < 0).all() and (np.diff(high) > 0).all()  # so that of lines on one another each is seen
+    (star,) = (line for line in ax.lines if line.get_marker() == "*")
+    assert star.get_xydata().tolist() == [list(viz.SURFACES["beale"].minima[0])]
     words = [text.get_text() for text in ax.get_legend().get_texts()]
     assert words == [*SIX, "start", "minimum"] and ax.get_title() == "Beale"
 
@@ -292,6 +333,7 @@ def test_nothing_lies_outside_of_the_picture_or_over_another_legend(layout, pypl
 def test_a_line_in_three_dimensions_ends_where_its_path_leaves():
     path = viz.trace("saddle", "adagrad")
     ax = viz.plot_paths_3d("saddle", {"adagrad": path}, pictures.new_figure().add_subplot(projection="3d"), title="T")
+    assert not ax.computed_zorder  # which would hide lines in the surface
     x, y, z = next(line for line in ax.lines if len(line.get_data_3d()[0]) == len(path)).get_data_3d()
     inside = np.abs(path[:, 1]) <= 1.5
     assert np.isfinite(x).tolist() == inside.tolist() and not inside.all()
@@ -299,6 +341,44 @@ def test_a_line_in_three_dimensions_ends_where_its_path_leaves():
     assert ax.get_title() == "T"
     heads = [line for line in ax.lines if line.get_marker() == viz.styles(["adagrad"])["adagrad"]["marker"]]
     assert np.ravel(heads[0].get_data_3d()[:2]).tolist() == path[inside][-1].tolist()
+
+
+@needs_matplotlib
+def test_a_start_out_of_sight_does_not_flatten_the_surface():
+    seen = []
+    for start in ((1.0, -1.0), (5.0, 5.0)):
+        ax = pictures.new_figure().add_subplot(projection="3d")
+        viz.plot_paths_3d("beale", {"sgd": viz.trace("beale", "sgd", start=start, steps=2)}, ax)
+        seen.append(ax.get_zlim())
+    assert seen[0] == seen[1]
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("solid", [False, True])
+def test_a_legend_of_the_whole_catalogue_leaves_room_for_the_picture(solid):
+    paths = {name: np.ones((2, 2)) for name in [*fastopt.Optimizer.known, "momentum", "nag"]}
+    figure = pictures.new_figure(figsize=(6.4, 4.2))
+    ax = figure.add_subplot(projection="3d" if solid else None)
+    (viz.plot_paths_3d if solid else viz.plot_paths)("beale", paths, ax)
+    figure.draw_without_rendering()
+    figure.canvas.draw()
+    box = ax.get_legend().get_window_extent()
+    assert box.y0 >= 0 and box.x1 <= figure.bbox.x1
+    assert ax.bbox.width > 0.3 * figure.bbox.width and ax.bbox.height > 0.7 * figure.bbox.height
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("levels", ["even", "log"])
+def test_surfaces_with_holes_and_flat_ones_are_drawn(levels):
+    def log(x, y):
+        with np.errstate(all="ignore"):
+            return np.log(x) + y
+
+    for value in (log, lambda x, y: 0 * x):
+        surface = dataclasses.replace(viz.SURFACES["saddle"], value=value, levels=levels)
+        for draw, projection in ((viz.plot_paths, None), (viz.plot_paths_3d, "3d")):
+            ax = pictures.new_figure().add_subplot(projection=projection)
+            draw(surface, {"a": np.ones((2, 2))}, ax).figure.canvas.draw()
 
 
 def test_an_optimizer_looks_the_same_everywhere_and_unlike_the_others():
@@ -323,6 +403,22 @@ def test_an_animation_has_its_frames(tmp_path):
     assert count == 11 == len(ticks) and frames(tmp_path / "a.gif") == [100] * 10 + [1000]
     count = viz.animate_paths("saddle", paths, tmp_path / "b.gif", every=4, solid=False, size=(3, 2), title="T")
     assert count == 4 == len(frames(tmp_path / "b.gif"))  # steps 0, 4, 8, 10
+    viz.animate_paths("saddle", paths, tmp_path / "c.gif", every=5, fps=10, hold=0.0)
+    assert frames(tmp_path / "c.gif") == [100] * 3
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("solid", [False, True])
+def test_of_what_moves_nothing_shines_through_from_another_frame(solid, tmp_path):
+    """Least of all the number of the last step behind that of the first."""
+    from PIL import Image
+
+    path, first = viz.trace("saddle", "adam", steps=88), []
+    for name, steps in (("a.gif", 89), ("b.gif", 1)):
+        viz.animate_paths("saddle", {"adam": path[:steps]}, tmp_path / name, every=88, solid=solid)
+        with Image.open(tmp_path / name) as image:
+            first.append(np.asarray(image.convert("RGB")))
+    assert (first[0] == first[1]).all()
 
 
 @needs_matplotlib
@@ -382,8 +478,10 @@ def test_a_heat_map_marks_the_least_and_what_diverged():
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0.1", "0.2", "0.3"] and ax.get_title() == "T"
     ax = viz.plot_heatmap([0.1, 0.2, 0.3], [0.5, 0.9], values, pictures.new_figure().add_subplot(), limits=(1, 5))
     assert ax.lines[0].get_xydata().tolist() == [[2, 0], [1, 1], [2, 1]]
-    for grid in ([[np.inf]], [[0.0]], [[1.0]]):
-        viz.plot_heatmap([0.1], [0.5], grid, pictures.new_figure().add_subplot()).figure.canvas.draw()
+    for grid in ([[np.inf]], [[0.0]], [[1.0]], [[1e-320, 1e308]], [[1e-320]], [[1e308]]):
+        viz.plot_heatmap(
+            [0.1, 0.2][: len(grid[0])], [0.5], grid, pictures.new_figure().add_subplot()
+        ).figure.canvas.draw()
 
 
 @needs_matplotlib
@@ -394,6 +492,14 @@ def test_a_heat_map_marks_the_least_and_what_diverged():
         (lambda: viz.plot_paths("beale", {}), "paths must be a dict"),
         (lambda: viz.plot_paths("beale", [np.zeros((3, 2))]), "paths must be a dict"),
         (lambda: viz.plot_paths("beale", {"a": np.zeros((3, 3))}), r"paths\['a'\] must have shape"),
+        (lambda: viz.plot_paths("beale", {"a": "abc"}), r"paths\['a'\] must be real numbers"),
+        (lambda: viz.plot_losses({"a": [[1.0], [2.0, 3.0]]}), r"histories\['a'\] must be real numbers"),
+        (lambda: viz.plot_schedules({"a": lambda step: None}, 3), r"schedules\['a'\] must be real numbers"),
+        (lambda: viz.plot_schedules({"a": lambda step: [1, 2]}, 3), r"schedules\['a'\] must return one"),
+        (lambda: viz.plot_heatmap(["a"], [0.5], [[1.0]]), "rates must be real numbers"),
+        (lambda: viz.plot_heatmap([0.1], [0.5], [["a"]]), "values must be real numbers"),
+        (lambda: viz.animate_paths("beale", six("beale", steps=1), None), "must end in .gif"),
+        (lambda: viz.animate_paths("beale", six("beale", steps=1), "no/such/a.gif"), "folder does not exist"),
         (lambda: viz.plot_losses({"a": np.zeros((3, 3))}), r"histories\['a'\]"),
         (lambda: viz.plot_losses([1.0, 2.0]), "histories must be a dict"),
         (lambda: viz.plot_losses({"a": [1.0]}, smooth=1.0), "smooth"),
@@ -466,6 +572,14 @@ def test_compare_in_two_or_three_dimensions(arguments, solid, tmp_path, monkeypa
     assert drawn == [solid, solid]
 
 
+def test_compare_says_what_was_given_up(capsys):
+    options = ["--optimizers", "sgd, momentum", "--lr", "sgd=100", "--steps", "5"]
+    assert main(["compare", "--surface", "beale", *options]) == 0
+    sgd, momentum = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert sgd == ["sgd", "100", "never", "never", "far", "away"]
+    assert momentum[0] == "momentum" and float(momentum[-1]) < 100
+
+
 def test_compare_without_pictures(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["compare", "--surface", "valley", "--start", "-1", "0.5", "--noise", "0.1", "--seed", "3"]) == 0
@@ -486,6 +600,7 @@ def test_compare_without_pictures(capsys, monkeypatch):
         (["--lr", "sgd=x"], "'x' is not a number"),
         (["--lr", "sgd=-1"], "lr must be"),
         (["--start", "1", "inf"], "start"),
+        (["--start", "1e6", "1e6"], "at most 100 widths"),
         (["--steps", "-1"], "steps"),
         (["--noise", "-1"], "noise"),
         (["--out", "a.png"], "must end in .gif"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import checks
-from ..errors import DTypeError, HyperParameterError, ShapeError, UnsupportedError, did_you_mean
+from ..checks import need
+from ..errors import DTypeError, HyperParameterError, ShapeError, did_you_mean
 
 Words = npt.NDArray[np.uint32]
 Codes = npt.NDArray[np.intp]
@@ -298,17 +298,6 @@ def _hash_values(name: str, values: list[Any]) -> Words:
 
 
 # -------------------------------------------------------------------------------------------------------------- files
-
-
-def need(module: str, extra: str) -> Any:
-    """An optional library, or an error that says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        library = {"sklearn": "scikit-learn"}.get(module.split(".")[0], module.split(".")[0])
-        raise UnsupportedError(
-            f'this needs {library}, which cannot be imported ({error}); pip install "fastopt[{extra}]"'
-        ) from error
 
 
 def read_csv(path_or_file: Any, columns: Sequence[str] | None = None) -> Any:

@@ -233,7 +233,10 @@ class BatchNorm:
 
     @property
     def params(self) -> dict[str, Array]:
-        """``{"weight": (features,), "bias": (features,)}``, the arrays themselves, for an optimizer; empty without `affine`."""
+        """``{"weight": (features,), "bias": (features,)}``, the arrays themselves, for an optimizer; empty without `affine`.
+
+        The dict is a new one each time: to set the weight, write into it, as in ``bn.params["weight"][...] = 2``.
+        """
         return dict(zip(("weight", "bias"), self._params, strict=True)) if self.affine else {}
 
     @property
@@ -287,7 +290,7 @@ class BatchNorm:
         ShapeError
             Also for fewer than two rows where the statistics are those of the batch.
         OverlapError
-            If `out` shares memory with `x`.
+            If `out` shares memory with `x`, or with an array of this layer.
         """
         training = self.training if training is None else checks.flag("training", training)
         x = self._input("x", x)
@@ -379,7 +382,9 @@ class BatchNorm:
         if not out.flags.c_contiguous:
             raise LayoutError("out is in Fortran order; pass an array in C order, or none")
         low, high = checks.byte_range(out)
-        for name, other in apart.items():
+        own = {"the running statistics of this layer": self._running, "the parameters of this layer": self._params}
+        own["the gradients of this layer"] = self._grads
+        for name, other in (apart | own).items():
             first, last = checks.byte_range(other)
             if first < high and low < last:
                 raise OverlapError(f"out shares memory with {name}, which is still needed; pass another array, or none")
@@ -404,7 +409,7 @@ class BatchNorm:
         if not isinstance(state_dict, Mapping) or set(state_dict) != set(names):
             got = list(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
             raise StateError(f"the state dict must have {names}, got {got!r:.80}")
-        found = {name: checks.float_array(name, state_dict[name], self.dtype) for name in mine}
+        found = {name: checks.float_array(name, state_dict[name], self.dtype).copy() for name in mine}
         for name, a in found.items():
             if a.shape != mine[name].shape:
                 raise ShapeError(f"{name} of the state dict has shape {a.shape}, expected {mine[name].shape}")

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from .. import checks
-from ..checks import Array
+from ..checks import Array, need
 from ..errors import HyperParameterError, ShapeError
-from ..models.features import need
 from ..optimizers.base import Optimizer
 from .surfaces import Surface, as_path, surface_of
 
@@ -101,16 +100,19 @@ def _named(name: str, what: str, things: Any) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------------- paths
 
 
-def _heights(surface: Surface, points: int = 200) -> tuple[Array, Array, Array]:
+def _heights(surface: Surface, points: int = 400) -> tuple[Array, Array, Array]:
     x, y = np.meshgrid(*(np.linspace(*side, points) for side in surface.domain))
-    return x, y, np.asarray(surface.value(x, y))
+    z = np.asarray(surface.value(x, y), np.float64)
+    return x, y, np.where(np.isfinite(z), z, np.nan)  # which is left out
 
 
 def _levels(surface: Surface, z: Array) -> Array:
-    if surface.levels == "log":  # from the floor up by factors; the floor itself is at the minimum
-        low = z.min()
-        return np.asarray(low + np.geomspace(max((z.max() - low) * 1e-5, 1e-12), z.max() - low, 17))
-    return np.linspace(z.min(), z.max(), 17)
+    known = z[np.isfinite(z)]
+    low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
+    high = high if high > low else low + 1.0
+    if surface.levels == "log":  # from the floor up by factors, the first of which the narrowest ravine still shows
+        return np.asarray(low + np.geomspace((high - low) * 2e-4, high - low, 13))
+    return np.linspace(low, high, 17)
 
 
 def _background(surface: Surface, ax: Any) -> None:
@@ -179,10 +181,18 @@ class _Lines:
         start = lines.Line2D([], [], ls="", marker="o", ms=8, mfc="white", mec="black", mew=1.6, label="start")
         star = lines.Line2D([], [], ls="", marker="*", ms=12, mfc="white", mec="black", label="minimum")
         handles += [start, *([star] if self.surface.minima and not self.lift else [])]
+        # What does not fit beside the axes in one column gets smaller, and more columns: a row takes 1.5 times its type size.
+        height = 72 * ax.bbox.height / ax.figure.dpi
+        many = len(handles) > height / 12
+        how = (
+            dict(fontsize="x-small", ncols=-int(-len(handles) // (height / 11)), columnspacing=0.7, handlelength=1.2)
+            if many
+            else {}
+        )
         if ax.figure.get_layout_engine() is not None:
-            ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+            ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, **how)
         else:
-            ax.legend(handles=handles, loc="best", fontsize="small", framealpha=0.8)
+            ax.legend(handles=handles, loc="best", framealpha=0.8, **({"fontsize": "small"} | how))
 
 
 def _checked(surface: Any, paths: Any) -> tuple[Surface, dict[str, Array]]:
@@ -207,7 +217,7 @@ def _solid(surface: Surface, paths: Mapping[str, Array], ax: Any, title: str | N
     ax.plot_surface(x, y, z, cmap=shades, lw=0, antialiased=False, rcount=60, ccount=60, zorder=0)
     ax.plot_wireframe(x, y, z, color="white", lw=0.6, rcount=13, ccount=13, zorder=1)
     lines = _Lines(surface, paths, ax, lift=True)
-    for a, b in _starts(paths):
+    for a, b in filter(surface.inside, _starts(paths)):  # nothing cuts off the others
         ax.plot([a], [b], [surface.value(a, b)], "o", ms=9, mfc="white", mec="black", mew=1.6, zorder=4)
     ax.set(
         xlim=surface.domain[0],
@@ -316,7 +326,7 @@ def animate_paths(
     every : int, default 1
         Steps from one frame to the next. The first frame is the start, the last one the end.
     fps : float, default 15.0
-        Frames a second.
+        Frames a second; GIF knows durations in hundredths of a second.
     hold : float, default 3.0
         Seconds for which the last frame is shown.
     size : pair of floats, default (6.4, 4.2)
@@ -344,9 +354,10 @@ def animate_paths(
     every = checks.integer(1)("every", every)
     fps, hold = checks.number(0.1, 50.0)("fps", fps), checks.number(0.0, 600.0)("hold", hold)
     width, height = checks.pair(checks.number(1.0, 40.0))("size", size)
-    file = os.fspath(file)
-    if not str(file).endswith(".gif"):
+    if not isinstance(file, (str, os.PathLike)) or not str(file := os.fspath(file)).endswith(".gif"):
         raise HyperParameterError(f"file must end in .gif, got {file!r}; plot_paths draws pictures that stand still")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(file))):
+        raise HyperParameterError(f"file {file} cannot be written: its folder does not exist")
     solid = surface.solid if solid is None else checks.flag("solid", solid)
     image = need("PIL.Image", "plot")
     figure = new_figure(figsize=(width, height), dpi=100)
@@ -359,6 +370,7 @@ def animate_paths(
     moving = [*lines.artists(), words]
     for artist in moving:
         artist.set_animated(True)
+    figure.draw_without_rendering()  # in three dimensions the layout needs a second look
     figure.canvas.draw()  # what stands still, drawn once
     behind = figure.canvas.copy_from_bbox(figure.bbox)
 
@@ -435,7 +447,7 @@ def plot_losses(histories: Any, ax: Any = None, *, smooth: float = 0.0, log: boo
     """
     found = {}
     for name, history in _named("histories", "losses or histories", histories).items():
-        loss = np.asarray(getattr(history, "loss", history), np.float64)
+        loss = checks.real_array(f"histories[{name!r}]", getattr(history, "loss", history))
         if loss.ndim != 1:
             raise ShapeError(f"histories[{name!r}] must have one loss a step, shape (steps,), got {loss.shape}")
         found[name] = loss
@@ -484,7 +496,12 @@ def plot_schedules(
     for name, schedule in found.items():
         if not callable(schedule):
             raise HyperParameterError(f"schedules[{name!r}] must be a callable of the step, got {schedule!r}")
-        rates[name] = [float(schedule(step)) for step in range(steps)]  # not all callables take arrays
+        rate = checks.real_array(
+            f"schedules[{name!r}]", [schedule(step) for step in range(steps)]
+        )  # not all take arrays
+        if rate.ndim != 1:
+            raise ShapeError(f"schedules[{name!r}] must return one number a step, got an array")
+        rates[name] = rate
     ax = _axes(ax)
     for name, look in styles(list(found)).items():
         ax.plot(rates[name], color=look["color"], ls=look["linestyle"], lw=1.8, label=name)
@@ -535,8 +552,8 @@ def plot_heatmap(
     FastoptError
         If an argument does not fit, or matplotlib is not installed.
     """
-    rates, betas = list(map(float, rates)), list(map(float, betas))
-    grid = np.array(values, np.float64)
+    rates, betas = (checks.real_array(n, v).ravel().tolist() for n, v in (("rates", rates), ("betas", betas)))
+    grid = checks.real_array("values", values)
     if grid.shape != (len(betas), len(rates)) or not grid.size:
         raise ShapeError(f"values must have shape (len(betas), len(rates)), {len(betas), len(rates)}, got {grid.shape}")
     log = checks.flag("log", log)
@@ -551,7 +568,9 @@ def plot_heatmap(
     else:
         known = grid[~bad & (grid > 0)] if log and (grid[~bad] > 0).any() else grid[~bad]
         low, high = (float(known.min()), float(grid[~bad].max())) if known.size else (1.0, 2.0)
-        high = high if high > low else low + 1.0
+    if log and low > 0:  # beyond, the ticks of matplotlib overflow
+        low, high = np.clip((low, high), 1e-200, 1e200).tolist()
+    high = high if high > low else low + max(1.0, abs(low))
     ax = _axes(ax)
     colors = need("matplotlib.colors", "plot")
     norm = (colors.LogNorm if log and low > 0 else colors.Normalize)(low, high)

@@ -65,6 +65,23 @@ class Surface:
     levels: str = "even"
     solid: bool = False
 
+    def __post_init__(self) -> None:
+        number, length = checks.number(), checks.non_negative
+        point = checks.pair(number)
+        for name in ("value", "gradient"):
+            if not callable(getattr(self, name)):
+                raise HyperParameterError(f"{name} must be a callable of x and y, got {getattr(self, name)!r}")
+        sides = checks.several(point, 2, "a pair of pairs of numbers")("domain", self.domain)
+        if not all(low < high for low, high in sides):
+            raise HyperParameterError(
+                f"domain must be the least and the greatest x, and those of y, got {self.domain!r}"
+            )
+        point("start", self.start)
+        length("slope", self.slope), length("stride", self.stride), checks.integer(0)("steps", self.steps)
+        for k, minimum in enumerate(self.minima):
+            point(f"minima[{k}]", minimum)
+        number("exit", self.exit), checks.one_of("even", "log")("levels", self.levels), checks.flag("solid", self.solid)
+
     @property
     def width(self) -> float:
         """The longer side of the domain."""
@@ -84,9 +101,15 @@ class Surface:
         return np.asarray((away <= within).any(axis=-1))
 
     def arrival(self, path: Any, within: float = NEAR) -> tuple[int | None, int | None]:
-        """The first step at which a path is `there`, and the first from which on it stays there; None: never."""
+        """The first step at which a path is `there`, and the first from which on it stays there; None: never.
+
+        What is NaN is not there; but a path that has left the saddle before it was given up stays away.
+        """
         path = as_path("path", path)
-        there = self.there(path[np.isfinite(path).all(axis=1)], within)
+        known = np.isfinite(path).all(axis=1)
+        there = self.there(np.where(known[:, None], path, 0.0), within) & known
+        if not self.minima:
+            there = there[: np.flatnonzero(known)[-1] + 1] if known.any() else there
         at, away = np.flatnonzero(there), np.flatnonzero(~there)
         if not len(at):
             return None, None
@@ -298,7 +321,7 @@ def trace(
     lr : float or callable, optional
         The rate, or a schedule. Default: `default_rate`. A callable `optimizer` sets its rate itself.
     start : pair of floats, optional
-        Default: the surface's.
+        At most 100 widths of the domain away. Default: the surface's.
     steps : int, optional
         Default: the surface's.
     noise : float, default 0.0
@@ -334,11 +357,17 @@ def trace(
     noise = checks.non_negative("noise", noise)
     rng = np.random.default_rng(checks.integer(0)("seed", seed))
     x = np.array(checks.pair(checks.number())("start", surface.start if start is None else _plain(start)))
+    middle = np.array(surface.domain).mean(axis=1)
+
+    def far() -> bool:
+        return not np.abs(x - middle).max() <= FAR * surface.width  # NaN is far
+
+    if far():
+        raise HyperParameterError(f"start must be at most {FAR} widths of the domain away, got {tuple(x.tolist())}")
     opt = _make(surface, optimizer, x, lr, options)
     path = np.full((steps + 1, 2), np.nan)
-    middle = np.array(surface.domain).mean(axis=1)
     for k in range(steps + 1):
-        if not np.abs(x - middle).max() <= FAR * surface.width:  # NaN is not
+        if far():
             break
         path[k] = x
         if k < steps:
@@ -374,7 +403,7 @@ def _plain(values: Any) -> Any:
 
 def as_path(name: str, path: Any) -> Array:
     """`path` as float64 of shape (steps + 1, 2)."""
-    path = np.asarray(path, np.float64)
+    path = checks.real_array(name, path)
     if path.ndim != 2 or path.shape[1] != 2 or not len(path):
         raise ShapeError(f"{name} must have shape (steps + 1, 2), as trace returns it, got {path.shape}")
     return path
@@ -413,32 +442,41 @@ def rate_beta_grid(
         The parameters to begin with, of any shape; needed by a callable `problem`. They are copied, as float64.
     steps : int, default 100
     **options
-        Further options of the optimizer.
+        Further options of the optimizer, but neither `lr` nor `option`.
 
     Returns
     -------
     ndarray of float64, shape (len(betas), len(rates))
         The loss after the last step; infinite where the run diverged.
+
+    Raises
+    ------
+    FastoptError
+        If an argument does not fit.
     """
     steps = checks.integer(0)("steps", steps)
     if callable(problem) and not isinstance(problem, Surface):
         if start is None:
             raise HyperParameterError("start is needed: a callable problem does not say where to begin")
-        fun = problem
+        fun, begin = problem, checks.real_array("start", start)
     else:
         surface = surface_of(problem)
-        start = surface.start if start is None else start
+        begin = checks.real_array("start", surface.start if start is None else start)
+        if begin.shape != (2,):
+            raise ShapeError(f"start must be a point of the surface, shape (2,), got {begin.shape}")
 
         def fun(x: Array) -> tuple[Any, Any]:
             at = x.tolist()
             return surface.value(*at), surface.gradient(*at)
 
-    begin = np.array(start, np.float64)
     cls, implied = by_name(optimizer)
     known = inspect.signature(cls).parameters
     option = next((n for n in BETAS if n in known), "beta") if option is None else option
     if option not in known:
         raise UnsupportedError(f"{cls.__name__} has no option {option!r}.{did_you_mean(option, known)}")
+    if taken := sorted({"lr", option} & {*options, *(["lr"] if option == "lr" else [])}):
+        raise UnsupportedError(f"the grid itself sets lr, to the rates, and option, to the betas; drop {taken[0]}")
+    rates, betas = (checks.real_array(n, v).ravel().tolist() for n, v in (("rates", rates), ("betas", betas)))
     found = np.full((len(betas), len(rates)), np.inf)
     with np.errstate(all="ignore"):
         for row, beta in enumerate(betas):

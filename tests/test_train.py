@@ -299,6 +299,10 @@ def object_with_one_hook() -> Any:
         (lambda t: t == 4, [4]),
         (np.arange(2, 4), [2, 3]),
         (fastopt.schedules.SGDR(0.1, period=2, multiplier=2), [2, 6]),
+        (fastopt.schedules.SGDR(0.1, period=2).with_warmup(1), [3, 5]),
+        (fastopt.schedules.SGDR(0.1, period=2).scaled(0.5).then(fastopt.schedules.Constant(0.1), at=5), [2, 4]),
+        (fastopt.schedules.Constant(0.1).then(fastopt.schedules.SGDR(0.1, period=2), at=2), [4, 6]),
+        (fastopt.schedules.Cosine(0.1, 9).scaled(fastopt.schedules.SGDR(0.1, period=4)), [4]),
     ],
 )
 def test_reset_state(at, resets):
@@ -353,6 +357,22 @@ def test_reduce_on_plateau_holds_from_the_next_epoch_on_and_after_a_resumption(t
     run(2, checkpoint=tmp_path / "run.npz")
     again, others = run(6, checkpoint=tmp_path / "run.npz", resume=True)
     assert bits(again.lr) == bits(whole.lr) and bits(params) == bits(others)
+
+
+def test_batches_may_follow_a_plateau_too(tmp_path):
+    """Batches that grow where a rate would be reduced (Smith et al. 2017), with the memory in the checkpoint."""
+
+    def run(epochs: int, **options: Any) -> Any:
+        plateau, params = fastopt.schedules.ReduceOnPlateau(1.0, patience=0, factor=0.5), fresh()
+        batches = fastopt.schedules.BatchSizeSchedule(plateau, 10, most=50)
+        options |= {"batch_size": batches, "validation": lambda p: 1.0}
+        return fit(params, epochs=epochs, **options), params
+
+    whole, params = run(5)
+    assert np.diff([0] + [e["step"] for e in whole.epochs]).tolist() == [5, 5, 3, 2, 1]
+    run(3, checkpoint=tmp_path / "run.npz")
+    again, others = run(5, checkpoint=tmp_path / "run.npz", resume=True)
+    assert again.epochs == whole.epochs and bits(params) == bits(others)
 
 
 def test_a_loss_that_is_not_finite():
@@ -522,8 +542,8 @@ def test_more_epochs_and_the_optimizer_alone(tmp_path):
         ({"optimizer": lambda p: fastopt.Adam(p, lr=lambda t: 0.1)}, "the number 0.001 as lr"),
         ({"optimizer": lambda p: fastopt.Adam(p, transforms=[fastopt.transforms.ema()])}, "ema"),
         ({"early_stopping": EarlyStopping()}, "early_stopping is"),
-        ({"callbacks": [Recorder()]}, r"callbacks is \[\], but here it is \['Recorder'\]"),
-        ({"layers": [Recorder()]}, "layers and callbacks is"),
+        ({"callbacks": [Recorder()]}, r"memory is \[\], but here it is \['Recorder'\]"),
+        ({"layers": [Recorder()]}, "what has a memory is"),
     ],
 )
 def test_another_run_cannot_be_resumed(tmp_path, change, match):
@@ -937,7 +957,8 @@ def test_range_test_that_fails_changes_nothing():
         ({"sample_weight": -np.ones(50)}, fastopt.HyperParameterError, "sample_weight"),
         ({"sample_weight": "x"}, fastopt.DTypeError, "sample_weight"),
         ({"data": ()}, fastopt.ShapeError, "data is empty"),
-        ({"data": [1, 2]}, fastopt.DTypeError, "numpy.asarray"),
+        ({"data": [X, Y]}, fastopt.DTypeError, "pass a tuple of arrays, or numpy.asarray"),
+        ({"checkpoint": 3}, fastopt.CheckpointError, "path of a file, got 3"),
         (
             {"data": type("Frame", (), {"shape": (3,), "iloc": 0, "__getitem__": None})()},
             fastopt.DTypeError,
@@ -968,9 +989,11 @@ def test_bad_arguments(options, error, match):
         fastopt.train(*positional, **given)
 
 
-@pytest.mark.parametrize("bad", [0, 1.5, [0], fastopt.schedules.Cosine(0.1, steps=3)])
+@pytest.mark.parametrize(
+    "bad", [0, 1.5, [0], fastopt.schedules.SGDR, fastopt.schedules.Cosine(0.1, steps=3).with_warmup(2)]
+)
 def test_reset_state_arguments(bad):
-    with pytest.raises(fastopt.HyperParameterError, match="at must be an integer"):
+    with pytest.raises(fastopt.HyperParameterError, match=r"at must be an integer|has no SGDR in it"):
         ResetState(bad)
 
 

@@ -391,6 +391,9 @@ def test_a_multiplier_that_is_not_whole():
             assert schedule(step) == pytest.approx(want, rel=1e-9, abs=1e-12), step
         begin, length = begin + length, length * 1.5
     assert schedule(10) == schedule(19) == schedule(4) == 1.0
+    for period, step in ((16, 211), (64, 844), (1024, 76684)):  # restarts that rounding would move behind these steps
+        late = SGDR(1.0, period, 1.5)
+        assert late(step) == 1.0 and late.is_restart(step) and not late.is_restart(step + 1)
     assert SGDR(0.1, 10, 2.0) == SGDR(0.1, 10, 2)
 
 
@@ -883,6 +886,19 @@ def test_an_update_holds_from_the_very_next_step(backend):
         opt.step([np.ones(3), np.ones(2)])
         assert p[0] == want and q[0] == 0.5 * want, step
     assert plateau.rate < 1e-3
+
+
+@each_backend
+def test_an_update_holds_for_the_optimizer_that_guards_its_steps(backend):
+    plateau, p = ReduceOnPlateau(1.0, factor=0.5, patience=0), np.zeros(3)
+    opt = fastopt.AdaptiveRevision(p, lr=plateau, backend=backend)
+    q = np.zeros(3)
+    other = fastopt.AdaptiveRevision(q, lr=lambda step: 0.5 ** max(0, step - 1), backend=backend)
+    for step in range(4):
+        plateau.update(1.0) if step else None
+        opt.step(np.ones(3), seen=opt.snapshot())
+        other.step(np.ones(3), seen=other.snapshot())
+        assert np.array_equal(p, q), step
 
 
 @each_backend

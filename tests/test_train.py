@@ -220,6 +220,28 @@ def test_early_stopping_restores_the_best():
     assert (params["w"] == kept[2]).all()
 
 
+def test_the_best_is_whole_in_exact_mode_where_a_callback_stops_in_the_middle_of_an_epoch():
+    """Rows that wait for steps without gradients would take them after the best had been put back."""
+    table, seen = np.ones((6, 2)), []
+
+    def pull(t: Any, ids: Any) -> Any:
+        return 1.0, fastopt.SparseGrad(ids, t[ids])
+
+    class Stop:
+        def on_step_end(self, history: Any, params: Any, optimizer: Any) -> bool:
+            return history.steps == 8
+
+    opt = fastopt.SGD(table, lr=0.1, momentum=0.9, sparse="exact")
+    scores = iter([1.0])
+    history = fastopt.train(
+        pull, table, np.arange(6), opt, epochs=9, batch_size=1, order="sequential", callbacks=[Stop()],
+        validation=lambda p: seen.append(p.copy()) or next(scores), early_stopping=EarlyStopping(),
+    )  # fmt: skip
+    assert history.stopped == "callback" and np.array_equal(table, seen[0])
+    opt.flush()
+    assert np.array_equal(table, seen[0])
+
+
 def test_early_stopping_begins_with_the_first_number():
     stopping = EarlyStopping()
     assert not stopping.update(math.nan, 0) and stopping.update(math.inf, 1) and stopping.update(1.0, 2)
@@ -810,7 +832,11 @@ def test_sparse_gradients_are_strung_together(kind):
     opt = fastopt.SGD(table, lr=1.0)
     acc = Accumulator(opt, 2)
     acc.add(grads[0], weight=3.0)
-    (grads[0].data if kind == "scipy" else grads[0].values)[:] = 7.0  # it was copied
+    kept = (
+        (grads[0].data, grads[0].indices) if kind == "scipy" else (grads[0].values, grads[0].indices)
+    )  # they were copied
+    for a in kept:
+        a[...] = 1
     acc.add(grads[1], weight=1.0)
     assert np.abs(table + (0.75 * dense[0] + 0.25 * dense[1])).max() < 1e-15
     assert (table != 0).any() and (table[(dense[0] == 0).all(axis=1) & (dense[1] == 0).all(axis=1)] == 0).all()
@@ -840,6 +866,15 @@ def test_what_cannot_be_added_leaves_what_waits():
     dense.add(np.ones((4, 2)))
     with pytest.raises(fastopt.UnsupportedError, match="another kind"):
         dense.add(good)
+
+
+def test_tables_accumulate():
+    table = fastopt.Table(4, 2, "sgd", dtype="float64", lr=1.0)
+    before, acc = table.param.copy(), Accumulator(table, 2)
+    assert [acc.add(fastopt.SparseGrad(np.array([k]), np.ones((1, 2)))) for k in (1, 2)] == [False, True]
+    assert np.array_equal(before - table.param, [[0, 0], [0.5, 0.5], [0.5, 0.5], [0, 0]])
+    with pytest.raises(fastopt.DTypeError, match="an optimizer or a Table"):
+        Accumulator("sgd", 2)
 
 
 def test_a_step_that_fails_forgets_what_was_added():
@@ -928,6 +963,9 @@ def test_range_test_that_fails_changes_nothing():
         opt = fastopt.SGD(params, lr=schedule)
         fastopt.lr_range_test(loss_and_grad, params, (X, Y), opt)
         assert opt.param_groups[0]["lr"] is schedule
+    doubtful = fastopt.SGD(params, nonfinite="skip")
+    fastopt.lr_range_test(lambda p, x, y: (1.0, {k: a * np.nan for k, a in p.items()}), params, (X, Y), doubtful)
+    assert doubtful.skipped == 0
     with pytest.raises(fastopt.HyperParameterError, match="lowest must be below highest"):
         fastopt.lr_range_test(loss_and_grad, params, (X, Y), opt, lowest=1.0, highest=0.5)
 

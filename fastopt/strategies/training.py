@@ -605,26 +605,22 @@ class _Run:
         """One step of the optimizer. Its loss, and the batch that comes after it."""
         now, lr = self.optimizer.steps, rate_of(self.optimizer)
         total, samples, batch, stepped = 0.0, 0, rows, False
-        try:
-            while not stepped:
-                given, options = self.data.take(batch)
-                loss, grads = loss_of(self.loss_and_grad(self.params, *given, **options))
-                if self.stop_on_nan and not math.isfinite(loss):
-                    raise NonFiniteError(
-                        f"the loss is {loss} at step {self.history.steps} (epoch {self.epoch}); its gradient was not used. Use a "
-                        "smaller lr, clip the gradients, or pass stop_on_nan=False"
-                    )
-                total, samples, self.at = total + loss * len(batch), samples + len(batch), self.at + len(batch)
-                stepped = self.accumulator.add(grads, float(len(batch)))
-                if not stepped:
-                    following = self.batches.cut(order, self.at, now)
-                    if following is None:
-                        stepped = self.accumulator.flush()
-                    else:
-                        batch = following
-        except BaseException:
-            self.accumulator.reset()
-            raise
+        while not stepped:
+            given, options = self.data.take(batch)
+            loss, grads = loss_of(self.loss_and_grad(self.params, *given, **options))
+            if self.stop_on_nan and not math.isfinite(loss):
+                raise NonFiniteError(
+                    f"the loss is {loss} at step {self.history.steps} (epoch {self.epoch}); its gradient was not used. Use a "
+                    "smaller lr, clip the gradients, or pass stop_on_nan=False"
+                )
+            total, samples, self.at = total + loss * len(batch), samples + len(batch), self.at + len(batch)
+            stepped = self.accumulator.add(grads, float(len(batch)))
+            if not stepped:
+                following = self.batches.cut(order, self.at, now)
+                if following is None:
+                    stepped = self.accumulator.flush()
+                else:
+                    batch = following
         self.total, self.samples = self.total + total, self.samples + samples
         self.history.record(total / samples, lr)
         return total / samples, self.batches.cut(order, self.at, self.optimizer.steps)

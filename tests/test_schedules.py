@@ -804,6 +804,22 @@ def test_a_schedule_that_fails_is_named_and_changes_nothing(backend, name):
     assert np.array_equal(p, before) and opt.state_dict()["step"] == state["step"] == 3
 
 
+@pytest.mark.parametrize("bad", [math.nan, -1.0, math.inf, "x", 1.0])
+def test_tables_of_schedules_are_those_of_their_functions(bad):
+    """Also where one fails ahead of time: the table ends there."""
+    from fastopt.optimizers.tables import values
+
+    def function(step: int) -> Any:
+        return bad if step == 7 else 0.5 / (1 + step)
+
+    whole = values("momentum", Cosine(0.9, 100), 3, 50)
+    assert whole.dtype == np.float64 and whole.tolist() == [Cosine(0.9, 100)(step) for step in range(3, 53)]
+    for schedule in (function, Schedule.of(function)):
+        assert values("momentum", schedule, 2, 20).tolist() == [function(step) for step in range(2, 7)]
+        with pytest.raises((HyperParameterError, ValueError), match=r"momentum|could not convert"):
+            values("momentum", schedule, 7, 2)
+
+
 @each_backend
 def test_momentum_of_one_is_refused_when_it_comes(backend):
     opt = fastopt.SGD(np.ones(4), lr=0.1, momentum=lambda t: t / 2, backend=backend)

@@ -83,7 +83,7 @@ def data(seed: int = 0) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
 
 
 def run(
-    epochs: int = 60, hidden: tuple[int, ...] = (64, 64), seed: int = 0, **options: Any
+    epochs: int = 120, hidden: tuple[int, ...] = (64, 64), seed: int = 0, **options: Any
 ) -> tuple[Network, History, float]:
     """Train; the network, the history, and the accuracy on the test set."""
     training, held_out, test = data(seed)

@@ -18,7 +18,7 @@ from .checks import Array
 from .errors import CheckpointError, ConcurrentStepError, DTypeError, FastoptError
 from .optimizers.base import Optimizer
 from .optimizers.table import Table
-from .schedules import is_pure
+from .schedules import is_pure, memory_of
 from .version import __version__
 
 __all__ = ["load", "read", "save", "write"]
@@ -60,10 +60,12 @@ def read_arrays(path: str | os.PathLike[str], form: str) -> tuple[dict[str, Any]
 
     Raises
     ------
-    FileNotFoundError
+    FileNotFoundError, IsADirectoryError, PermissionError
     CheckpointError
         If the file is damaged, of another format, or none of ours.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise CheckpointError(f"path must be that of a file, got a {type(path).__name__}")
     try:
         with zipfile.ZipFile(path) as whole:
             if (bad := whole.testzip()) is not None:  # NumPy alone would not look at every checksum
@@ -73,7 +75,7 @@ def read_arrays(path: str | os.PathLike[str], form: str) -> tuple[dict[str, Any]
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != form:
             raise CheckpointError(f"{path} has the format {about['format']!r}; this version reads {form!r}")
-    except (CheckpointError, FileNotFoundError):
+    except (CheckpointError, FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except Exception as error:  # whatever zipfile, zlib, json and NumPy make of bytes that are not theirs
         raise CheckpointError(
@@ -288,7 +290,7 @@ def pack(opt: Optimizer | Table, params: bool = True) -> dict[str, Any]:
     for group in state["param_groups"]:
         for name, value in group.items():
             if callable(value):
-                group[name] = {SCHEDULE: None if is_pure(value) else value.state_dict()}
+                group[name] = {SCHEDULE: None if is_pure(value) else memory_of(value)}
     return {
         "state": state,
         "skipped": opt.skipped,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dataclasses
 import inspect
 import itertools
@@ -159,7 +160,7 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """What the schedule remembers, to be saved: nothing, unless there is a `ReduceOnPlateau` in it."""
-        return {} if self.pure else {"parts": [_memory_of(part) for part in self._parts()]}
+        return {} if self.pure else {"parts": [memory_of(part) for part in self._parts()]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
@@ -170,6 +171,16 @@ class Schedule:
         for part, memory in zip(parts, given, strict=True):
             if not is_pure(part):
                 part.load_state_dict(memory)
+
+    def is_restart(self, step: int) -> bool:
+        """Whether an `SGDR`, this one or one that this schedule is made of, begins a period at this step.
+
+        That of its very first period is left aside.
+        """
+        return self._restarts(_step("step", step))
+
+    def _restarts(self, step: int) -> bool:
+        return False
 
     # ------------------------------------------------------------------------------------------------------ composition
 
@@ -232,13 +243,25 @@ def is_pure(schedule: Any) -> bool:
     return bool(getattr(schedule, "pure", True))
 
 
-def _memory_of(part: Any) -> dict[str, Any]:
-    return {} if is_pure(part) else part.state_dict()
+def memory_of(schedule: Any) -> dict[str, Any]:
+    """What a schedule with a memory remembers; of a pure one, nothing."""
+    if is_pure(schedule):
+        return {}
+    if not all(callable(getattr(schedule, name, None)) for name in ("state_dict", "load_state_dict")):
+        raise StateError(
+            f"{schedule!r:.80} says that it has a memory (pure = False), but has no state_dict() and load_state_dict(d); "
+            "add them, so that the memory can be saved"
+        )
+    found: dict[str, Any] = schedule.state_dict()
+    return found
 
 
 def _whole_array(step: Any) -> Array:
     """`step` as an array of integers of at least 0."""
-    steps = np.asarray(step)
+    try:
+        steps = np.asarray(step)
+    except ValueError as error:
+        raise DTypeError(f"step must be an integer, or an array of integers, got {step!r:.80}") from error
     if steps.size == 0 and not isinstance(step, np.ndarray):
         steps = steps.astype(np.int64)
     if steps.dtype.kind not in "iu":
@@ -415,7 +438,7 @@ class Exponential(Schedule):
     def _at(self, step: int) -> float:
         n = step // self.steps if self.staircase else step / self.steps
         value = _decayed(self.base, self.gamma, n)
-        if self.end is None:
+        if self.end is None or self.gamma == 1:
             return value
         return min(value, self.end) if self.gamma > 1 else max(value, self.end)
 
@@ -574,9 +597,8 @@ class LinearWarmup(Schedule):
 
     Notes
     -----
-    PyTorch's LinearLR with its defaults is ``LinearWarmup(base, 5, start=base / 3)``. Those of
-    Hugging Face start from 0, so that the first step moves nothing (``start=0``); in Keras's CosineDecay and optax's
-    linear_schedule the start is given.
+    PyTorch's LinearLR with its defaults is ``LinearWarmup(base, 5, start=base / 3)``. Hugging Face's warm-ups start from
+    0, as those of Keras and optax mostly do, whose start is an argument; then the first step moves nothing: ``start=0``.
     """
 
     base: float
@@ -724,10 +746,8 @@ class SGDR(Schedule):
         begin, end = restart(i), restart(i + 1)
         return i, end - step, end - begin
 
-    def is_restart(self, step: int) -> bool:
-        """Whether a period begins at this step, the first one at step 0 left aside."""
-        at = _step("step", step)
-        return at > 0 and self._cycle(at)[0] > self._cycle(at - 1)[0]
+    def _restarts(self, step: int) -> bool:
+        return step > 0 and self._cycle(step)[0] > self._cycle(step - 1)[0]
 
     def _at(self, step: int) -> float:
         i, left, length = self._cycle(step)
@@ -857,8 +877,8 @@ class OneCycle(Schedule):
     Notes
     -----
     PyTorch's OneCycleLR, with the same names (``max_lr``, ``total_steps``), and its ends of the phases, one step before
-    the papers', so that the last of T steps has the last value. It raises an error past the end; here the last value
-    stays. optax's cosine_onecycle_schedule has the ends ``int(p T)`` and T; its linear one has a phase more. Keras has
+    the papers', so that the last of T steps has the last value: here also with a `pct_start` of 1, where PyTorch's has
+    the largest. It raises an error past the end; here the last value stays. optax's cosine_onecycle_schedule has the ends ``int(p T)`` and T; its linear one has a phase more. Keras has
     none.
     """
 
@@ -1076,13 +1096,19 @@ class SlantedTriangular(Schedule):
     }
 
     def _check_together(self) -> None:
-        if int(self.total * self.cut_frac) < 1:
+        if self._cut() < 1:
             raise HyperParameterError(
                 f"total * cut_frac of SlantedTriangular must be at least 1 step, got {self.total} * {self.cut_frac}"
             )
 
+    def _cut(self) -> int:
+        """The paper's floor(T * cut_frac), of the decimals that were meant: 100 * 0.29 is 29."""
+        product = self.total * self.cut_frac
+        nearest = round(product)
+        return nearest if abs(product - nearest) <= 1e-12 * product else int(product)
+
     def _at(self, step: int) -> float:
-        cut = int(self.total * self.cut_frac)
+        cut = self._cut()
         p = step / cut if step < cut else max(0.0, 1.0 - (step - cut) / (cut * (1.0 / self.cut_frac - 1.0)))
         return _mix(self.max / self.ratio, self.max, p)
 
@@ -1182,9 +1208,9 @@ class ReduceOnPlateau(Schedule):
         return self.rate
 
     def _better(self, value: float, best: float | None) -> bool:
-        if best is None:
-            return not math.isnan(value)
         sign = 1.0 if self.mode == "max" else -1.0
+        if best is None:
+            return sign * value > -math.inf
         if self.threshold_mode == "abs" or math.isinf(best):
             return sign * value > sign * best + self.threshold
         return sign * value > sign * (best * (1.0 + math.copysign(sign * self.threshold, sign * best)))
@@ -1202,10 +1228,12 @@ class ReduceOnPlateau(Schedule):
         float
             The rate from now on.
         """
-        try:
-            found = float(value)
-        except (TypeError, ValueError):
-            raise HyperParameterError(f"value must be a number, got {value!r:.80} ({type(value).__name__})") from None
+        found = None
+        if not isinstance(value, (str, bytes)):
+            with contextlib.suppress(TypeError, ValueError):
+                found = float(value)
+        if found is None:
+            raise HyperParameterError(f"value must be a number, got {value!r:.80} ({type(value).__name__})")
         m = self._memory
         if self._better(found, m["best"]):
             m.update(best=found, bad=0)
@@ -1268,6 +1296,10 @@ def _own(name: str, value: Any) -> Schedule:
     return Schedule.of(_schedule(name, value))
 
 
+def _restarts(part: Any, step: int) -> bool:
+    return isinstance(part, Schedule) and part._restarts(step)
+
+
 def _factor(name: str, value: Any) -> Any:
     return value if callable(value) and not isinstance(value, type) else checks.non_negative(name, value)
 
@@ -1306,6 +1338,9 @@ class Joined(Schedule):
     def _at(self, step: int) -> float:
         return self.first._at(step) if step < self.at else float(self.second(step - self.at))
 
+    def _restarts(self, step: int) -> bool:
+        return self.first._restarts(step) if step < self.at else _restarts(self.second, step - self.at)
+
     def __repr__(self) -> str:
         return f"{self.first!r}.then({self.second!r}, at={self.at})"
 
@@ -1340,6 +1375,9 @@ class Warmed(Schedule):
             return self.schedule._at(step - self.steps)
         return _rise(self.schedule._at(0), self.steps, self.start, step)
 
+    def _restarts(self, step: int) -> bool:
+        return step >= self.steps and self.schedule._restarts(step - self.steps)
+
     def __repr__(self) -> str:
         start = "" if self.start is None else f", start={self.start!r}"
         return f"{self.schedule!r}.with_warmup({self.steps}{start})"
@@ -1365,6 +1403,9 @@ class Scaled(Schedule):
     def _at(self, step: int) -> float:
         factor = self.factor(step) if callable(self.factor) else self.factor
         return float(self.schedule._at(step) * factor)
+
+    def _restarts(self, step: int) -> bool:
+        return self.schedule._restarts(step) or _restarts(self.factor, step)
 
     def __repr__(self) -> str:
         return f"{self.schedule!r}.scaled({self.factor!r})"
@@ -1412,8 +1453,9 @@ class BatchSizeSchedule(Schedule):
     Notes
     -----
     The scale of the gradient noise, which is about :math:`\eta N / B` for N samples, is then that of the rate schedule
-    with the batch `size`, but for rounding. PyTorch, Keras and optax have none. For a warm-up add it to the rate:
-    ``batches.rate.with_warmup(...)``.
+    with the batch `size`, but for rounding. The paper grows batches by epochs: of larger batches an epoch has fewer steps,
+    and the same schedule of steps sees more samples. PyTorch, Keras and optax have none. For a warm-up add it to the rate:
+    ``batches.rate.with_warmup(...)``. A `ReduceOnPlateau` grows them at each drop.
 
     Examples
     --------
@@ -1426,6 +1468,7 @@ class BatchSizeSchedule(Schedule):
     rate_schedule: Callable[[int], float]
     size: int
     most: int | None = None
+    _first: float = field(init=False, repr=False, compare=False)  # of a ReduceOnPlateau, which forgets it
 
     _dtype = np.int64
     _checks = {"rate_schedule": _schedule, "size": _length, "most": checks.optional(_length)}
@@ -1433,18 +1476,20 @@ class BatchSizeSchedule(Schedule):
     def _check_together(self) -> None:
         if self.most is not None and self.most < self.size:
             raise HyperParameterError(f"most of BatchSizeSchedule must be at least size={self.size}, got {self.most}")
+        object.__setattr__(self, "_first", float(self.rate_schedule(0)))
+        if not (math.isfinite(self._first) and self._first > 0):
+            raise HyperParameterError(f"rate_schedule of BatchSizeSchedule must begin above 0, got {self._first!r}")
 
     def _parts(self) -> Sequence[Any]:
         return (self.rate_schedule,)
 
     def _growth(self, step: int) -> float:
-        first, now = float(self.rate_schedule(0)), float(self.rate_schedule(step))
-        if not (math.isfinite(first) and first > 0 and now >= 0):
+        now = float(self.rate_schedule(step))
+        if not now >= 0:
             raise HyperParameterError(
-                f"rate_schedule of BatchSizeSchedule must begin above 0 and stay at least 0, got {first!r} and {now!r} "
-                f"for step {step}"
+                f"rate_schedule of BatchSizeSchedule must stay at least 0, got {now!r} for step {step}"
             )
-        return max(1.0, first / now) if now > 0 else math.inf
+        return max(1.0, self._first / now) if now > 0 else math.inf
 
     def _at(self, step: int) -> int:
         wanted = self.size * self._growth(step)
@@ -1478,7 +1523,7 @@ class BatchRate(Schedule):
             return now
         if b.most is not None and b.size * growth >= b.most:
             return now * (b.most / b.size)
-        return float(b.rate_schedule(0))
+        return b._first
 
     def __repr__(self) -> str:
         return f"{self.batches!r}.rate"
@@ -1488,13 +1533,19 @@ class BatchRate(Schedule):
 
 
 def _from_constant(base: float, factor: float = 1.0 / 3, total_iters: int = 5) -> Schedule:
-    return (
-        Constant(base) if factor == 1 or total_iters == 0 else Constant(base * factor).then(Constant(base), total_iters)
-    )
+    first, steps = base * checks.non_negative("factor", factor), _step("total_iters", total_iters)
+    return Constant(base) if first == base or steps == 0 else Constant(first).then(Constant(base), steps)
 
 
 def _from_linear(base: float, start_factor: float = 1.0 / 3, end_factor: float = 1.0, total_iters: int = 5) -> Schedule:
-    return LinearWarmup(base * end_factor, total_iters, start=base * start_factor)
+    start, end = checks.non_negative("start_factor", start_factor), checks.non_negative("end_factor", end_factor)
+    return LinearWarmup(base * end, _length("total_iters", total_iters), start=base * start)
+
+
+def _from_multistep(base: float, milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
+    with contextlib.suppress(TypeError):  # PyTorch's may be in any order; what is no list of steps, MultiStep will say
+        milestones = sorted(milestones)
+    return MultiStep(base, milestones, gamma)
 
 
 def _from_cosine(base: float, T_max: int, eta_min: float = 0.0) -> Schedule:
@@ -1553,17 +1604,22 @@ def _from_one_cycle(
 
 
 def _from_lambda(base: float, lr_lambda: Callable[[int], float]) -> Schedule:
-    return Schedule.of(lr_lambda).scaled(base)
+    return Schedule.of(_schedule("lr_lambda", lr_lambda)).scaled(base)
 
 
 def _from_sequence(base: float, schedulers: Sequence[Any], milestones: Sequence[int]) -> Schedule:
-    if not isinstance(schedulers, (list, tuple)) or len(schedulers) != len(milestones) + 1:
+    joins = _milestones("milestones", milestones)
+    named = isinstance(schedulers, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[1], Mapping) for pair in schedulers
+    )
+    if not named or len(schedulers) != len(joins) + 1:
         raise HyperParameterError(
-            "schedulers of SequentialLR must be a list of pairs (name, options), one more than there are milestones"
+            "schedulers of SequentialLR must be a list of pairs (name, options), one more than there are milestones, got "
+            f"{schedulers!r:.80}"
         )
     made = [from_torch(name, base, **options) for name, options in schedulers]
     joined = made[0]
-    for part, at in zip(made[1:], milestones, strict=True):
+    for part, at in zip(made[1:], joins, strict=True):
         joined = joined.then(part, at)
     return joined
 
@@ -1572,7 +1628,7 @@ _FROM_TORCH: dict[str, Callable[..., Schedule]] = {
     "ConstantLR": _from_constant,
     "LinearLR": _from_linear,
     "StepLR": Step,
-    "MultiStepLR": lambda base, milestones, gamma=0.1: MultiStep(base, sorted(milestones), gamma),
+    "MultiStepLR": _from_multistep,
     "ExponentialLR": lambda base, gamma: Exponential(base, gamma),
     "PolynomialLR": lambda base, total_iters=5, power=1.0: Polynomial(base, total_iters, power=power),
     "CosineAnnealingLR": _from_cosine,
@@ -1631,9 +1687,9 @@ def from_torch(name: str, base: float, **options: Any) -> Schedule:
         )
     if name == "ChainedScheduler":
         raise UnsupportedError("ChainedScheduler is a product; make it by Schedule.scaled")
-    if name not in _FROM_TORCH:
+    if not isinstance(name, str) or name not in _FROM_TORCH:
         raise UnsupportedError(
-            f"PyTorch has no scheduler {name!r} that is known here.{did_you_mean(name, _FROM_TORCH)}"
+            f"PyTorch has no scheduler {name!r:.80} that is known here.{did_you_mean(str(name), _FROM_TORCH)}"
         )
     make = _FROM_TORCH[name]
     known = {n: p for n, p in inspect.signature(make).parameters.items() if n != "base"}
@@ -1643,4 +1699,4 @@ def from_torch(name: str, base: float, **options: Any) -> Schedule:
     for word, parameter in known.items():
         if parameter.default is parameter.empty and word not in options:
             raise HyperParameterError(f"{name} needs the option {word!r}")
-    return make(base, **options)
+    return make(checks.non_negative("base", base), **options)

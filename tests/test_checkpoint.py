@@ -321,6 +321,29 @@ def test_foreign_files(tmp_path: Path, content: bytes):
         checkpoint.read(path)
 
 
+def test_what_is_no_file_at_all(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        checkpoint.read(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        checkpoint.read(tmp_path / "nothing.npz")
+    opt = fastopt.SGD(np.zeros(2))
+    with pytest.raises(fastopt.CheckpointError, match="path must be that of a file, got a SGD"):
+        fastopt.load(opt, tmp_path / "opt.npz")
+
+
+def test_a_schedule_with_a_memory_that_it_does_not_give(tmp_path):
+    class Told:
+        pure = False
+
+        def __call__(self, step: int) -> float:
+            return 0.1
+
+    for lr in (Told(), fastopt.schedules.Schedule.of(Told()).with_warmup(3)):
+        with pytest.raises(fastopt.StateError, match=r"has no state_dict\(\) and load_state_dict"):
+            fastopt.save(fastopt.SGD(np.zeros(2), lr=lr), tmp_path / "opt.npz")
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_formats(tmp_path):
     path = tmp_path / "other.npz"
     np.savez(path, a=np.zeros(2))

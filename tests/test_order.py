@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,6 +123,10 @@ def test_a_curriculum_says_what_it_depends_on():
     assert repr(one) != repr(Curriculum([1, 2, 3], "mixed", levels=2, seed=1))
 
 
+def fixed(*indices: int) -> Any:
+    return type("Fixed", (), {"indices": lambda self, n, epoch: np.array(indices)})()
+
+
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
@@ -139,7 +144,14 @@ def test_a_curriculum_says_what_it_depends_on():
         (lambda: Batches(3, 0), fastopt.HyperParameterError, "batch_size"),
         (lambda: Batches(3, order="random"), fastopt.HyperParameterError, "'shuffled', 'sequential'"),
         (lambda: Batches(3, order=Shuffled), fastopt.HyperParameterError, "indices"),
-        (lambda: list(Batches(3, lambda t: 1.5).epoch(0)), fastopt.HyperParameterError, "batch_size for step 0"),
+        (lambda: list(Batches(3, lambda t: 0.9).epoch(0)), fastopt.HyperParameterError, "batch_size for step 0"),
+        (lambda: list(Batches(3, lambda t: math.nan).epoch(0)), fastopt.HyperParameterError, "batch_size for step 0"),
+        (
+            lambda: Batches(3, order=fixed(0, 3)).indices(2),
+            fastopt.IndexRangeError,
+            "0 to 3 for epoch 2, but there are 3",
+        ),
+        (lambda: Batches(3, order=fixed(-1, 2)).indices(0), fastopt.IndexRangeError, "-1 to 2"),
     ],
 )
 def test_bad_arguments(call, error, match):
@@ -155,3 +167,11 @@ def test_batches_cut_the_order():
     assert [len(b) for b in Batches(10, 12, drop_last=True).epoch(0)] == [10]
     assert [len(b) for b in Batches(10).epoch(0)] == [10]
     assert [len(b) for b in Batches(10, lambda step: np.int64(step + 1)).epoch(0, step=1)] == [2, 3, 4, 1]
+
+
+def test_any_schedule_is_one_of_batch_sizes():
+    """Also compositions, whose values are floats; they are rounded."""
+    doubled = fastopt.schedules.Step(2, step_size=1, gamma=2.0)
+    assert [len(b) for b in Batches(20, doubled).epoch(0)] == [2, 4, 8, 6]
+    grown = fastopt.schedules.BatchSizeSchedule(doubled, 2).with_warmup(2).then(fastopt.schedules.Constant(3.4), 3)
+    assert [len(b) for b in Batches(12, grown.scaled(1.3)).epoch(0)] == [1, 3, 3, 4, 1]

@@ -220,6 +220,28 @@ def test_early_stopping_restores_the_best():
     assert (params["w"] == kept[2]).all()
 
 
+def test_the_best_is_whole_in_exact_mode_where_a_callback_stops_in_the_middle_of_an_epoch():
+    """Rows that wait for steps without gradients would take them after the best had been put back."""
+    table, seen = np.ones((6, 2)), []
+
+    def pull(t: Any, ids: Any) -> Any:
+        return 1.0, fastopt.SparseGrad(ids, t[ids])
+
+    class Stop:
+        def on_step_end(self, history: Any, params: Any, optimizer: Any) -> bool:
+            return history.steps == 8
+
+    opt = fastopt.SGD(table, lr=0.1, momentum=0.9, sparse="exact")
+    scores = iter([1.0])
+    history = fastopt.train(
+        pull, table, np.arange(6), opt, epochs=9, batch_size=1, order="sequential", callbacks=[Stop()],
+        validation=lambda p: seen.append(p.copy()) or next(scores), early_stopping=EarlyStopping(),
+    )  # fmt: skip
+    assert history.stopped == "callback" and np.array_equal(table, seen[0])
+    opt.flush()
+    assert np.array_equal(table, seen[0])
+
+
 def test_early_stopping_begins_with_the_first_number():
     stopping = EarlyStopping()
     assert not stopping.update(math.nan, 0) and stopping.update(math.inf, 1) and stopping.update(1.0, 2)
@@ -299,6 +321,10 @@ def object_with_one_hook() -> Any:
         (lambda t: t == 4, [4]),
         (np.arange(2, 4), [2, 3]),
         (fastopt.schedules.SGDR(0.1, period=2, multiplier=2), [2, 6]),
+        (fastopt.schedules.SGDR(0.1, period=2).with_warmup(1), [3, 5]),
+        (fastopt.schedules.SGDR(0.1, period=2).scaled(0.5).then(fastopt.schedules.Constant(0.1), at=5), [2, 4]),
+        (fastopt.schedules.Constant(0.1).then(fastopt.schedules.SGDR(0.1, period=2), at=2), [4, 6]),
+        (fastopt.schedules.Cosine(0.1, 9).scaled(fastopt.schedules.SGDR(0.1, period=4)), [4]),
     ],
 )
 def test_reset_state(at, resets):
@@ -353,6 +379,22 @@ def test_reduce_on_plateau_holds_from_the_next_epoch_on_and_after_a_resumption(t
     run(2, checkpoint=tmp_path / "run.npz")
     again, others = run(6, checkpoint=tmp_path / "run.npz", resume=True)
     assert bits(again.lr) == bits(whole.lr) and bits(params) == bits(others)
+
+
+def test_batches_may_follow_a_plateau_too(tmp_path):
+    """Batches that grow where a rate would be reduced (Smith et al. 2017), with the memory in the checkpoint."""
+
+    def run(epochs: int, **options: Any) -> Any:
+        plateau, params = fastopt.schedules.ReduceOnPlateau(1.0, patience=0, factor=0.5), fresh()
+        batches = fastopt.schedules.BatchSizeSchedule(plateau, 10, most=50)
+        options |= {"batch_size": batches, "validation": lambda p: 1.0}
+        return fit(params, epochs=epochs, **options), params
+
+    whole, params = run(5)
+    assert np.diff([0] + [e["step"] for e in whole.epochs]).tolist() == [5, 5, 3, 2, 1]
+    run(3, checkpoint=tmp_path / "run.npz")
+    again, others = run(5, checkpoint=tmp_path / "run.npz", resume=True)
+    assert again.epochs == whole.epochs and bits(params) == bits(others)
 
 
 def test_a_loss_that_is_not_finite():
@@ -522,8 +564,8 @@ def test_more_epochs_and_the_optimizer_alone(tmp_path):
         ({"optimizer": lambda p: fastopt.Adam(p, lr=lambda t: 0.1)}, "the number 0.001 as lr"),
         ({"optimizer": lambda p: fastopt.Adam(p, transforms=[fastopt.transforms.ema()])}, "ema"),
         ({"early_stopping": EarlyStopping()}, "early_stopping is"),
-        ({"callbacks": [Recorder()]}, r"callbacks is \[\], but here it is \['Recorder'\]"),
-        ({"layers": [Recorder()]}, "layers and callbacks is"),
+        ({"callbacks": [Recorder()]}, r"memory is \[\], but here it is \['Recorder'\]"),
+        ({"layers": [Recorder()]}, "what has a memory is"),
     ],
 )
 def test_another_run_cannot_be_resumed(tmp_path, change, match):
@@ -790,7 +832,11 @@ def test_sparse_gradients_are_strung_together(kind):
     opt = fastopt.SGD(table, lr=1.0)
     acc = Accumulator(opt, 2)
     acc.add(grads[0], weight=3.0)
-    (grads[0].data if kind == "scipy" else grads[0].values)[:] = 7.0  # it was copied
+    kept = (
+        (grads[0].data, grads[0].indices) if kind == "scipy" else (grads[0].values, grads[0].indices)
+    )  # they were copied
+    for a in kept:
+        a[...] = 1
     acc.add(grads[1], weight=1.0)
     assert np.abs(table + (0.75 * dense[0] + 0.25 * dense[1])).max() < 1e-15
     assert (table != 0).any() and (table[(dense[0] == 0).all(axis=1) & (dense[1] == 0).all(axis=1)] == 0).all()
@@ -820,6 +866,15 @@ def test_what_cannot_be_added_leaves_what_waits():
     dense.add(np.ones((4, 2)))
     with pytest.raises(fastopt.UnsupportedError, match="another kind"):
         dense.add(good)
+
+
+def test_tables_accumulate():
+    table = fastopt.Table(4, 2, "sgd", dtype="float64", lr=1.0)
+    before, acc = table.param.copy(), Accumulator(table, 2)
+    assert [acc.add(fastopt.SparseGrad(np.array([k]), np.ones((1, 2)))) for k in (1, 2)] == [False, True]
+    assert np.array_equal(before - table.param, [[0, 0], [0.5, 0.5], [0.5, 0.5], [0, 0]])
+    with pytest.raises(fastopt.DTypeError, match="an optimizer or a Table"):
+        Accumulator("sgd", 2)
 
 
 def test_a_step_that_fails_forgets_what_was_added():
@@ -908,6 +963,9 @@ def test_range_test_that_fails_changes_nothing():
         opt = fastopt.SGD(params, lr=schedule)
         fastopt.lr_range_test(loss_and_grad, params, (X, Y), opt)
         assert opt.param_groups[0]["lr"] is schedule
+    doubtful = fastopt.SGD(params, nonfinite="skip")
+    fastopt.lr_range_test(lambda p, x, y: (1.0, {k: a * np.nan for k, a in p.items()}), params, (X, Y), doubtful)
+    assert doubtful.skipped == 0
     with pytest.raises(fastopt.HyperParameterError, match="lowest must be below highest"):
         fastopt.lr_range_test(loss_and_grad, params, (X, Y), opt, lowest=1.0, highest=0.5)
 
@@ -937,7 +995,8 @@ def test_range_test_that_fails_changes_nothing():
         ({"sample_weight": -np.ones(50)}, fastopt.HyperParameterError, "sample_weight"),
         ({"sample_weight": "x"}, fastopt.DTypeError, "sample_weight"),
         ({"data": ()}, fastopt.ShapeError, "data is empty"),
-        ({"data": [1, 2]}, fastopt.DTypeError, "numpy.asarray"),
+        ({"data": [X, Y]}, fastopt.DTypeError, "pass a tuple of arrays, or numpy.asarray"),
+        ({"checkpoint": 3}, fastopt.CheckpointError, "path of a file, got 3"),
         (
             {"data": type("Frame", (), {"shape": (3,), "iloc": 0, "__getitem__": None})()},
             fastopt.DTypeError,
@@ -968,9 +1027,11 @@ def test_bad_arguments(options, error, match):
         fastopt.train(*positional, **given)
 
 
-@pytest.mark.parametrize("bad", [0, 1.5, [0], fastopt.schedules.Cosine(0.1, steps=3)])
+@pytest.mark.parametrize(
+    "bad", [0, 1.5, [0], fastopt.schedules.SGDR, fastopt.schedules.Cosine(0.1, steps=3).with_warmup(2)]
+)
 def test_reset_state_arguments(bad):
-    with pytest.raises(fastopt.HyperParameterError, match="at must be an integer"):
+    with pytest.raises(fastopt.HyperParameterError, match=r"at must be an integer|has no SGDR in it"):
         ResetState(bad)
 
 

@@ -916,16 +916,17 @@ class Optimizer(metaclass=Constructor):
         own = grads is NOW
         if own and not self._own:
             raise StateError("step() without gradients uses those in opt.grads, which nobody has asked for yet")
-        if self._asks_anew:
-            with self._quiet() as plan:
-                plan.forget_scalars()
-        if self._uncopied:
-            plan = self._plan
-            plan.hold(True)
+        plan = self._plan
+        if self._asks_anew or self._uncopied:
+            plan.hold(True)  # not _quiet, which a derived class may have entered
             try:
-                self._copy_late()
+                if self._asks_anew:
+                    plan.forget_scalars()
+                if self._uncopied:
+                    self._copy_late()
             finally:
                 plan.hold(False)
+        if self._uncopied:
             steps = plan.steps
             self._plan.step(None if own else grads, own)
             if self._plan.steps > steps:

@@ -8,9 +8,11 @@ import numpy as np
 
 from .. import checks
 from .. import sparse as sparse_gradients
+from ..checkpoint import plain
 from ..checks import Array
 from ..errors import UnsupportedError
 from ..optimizers.base import Optimizer
+from ..optimizers.table import Table
 from ..sparse import Entries, SparseGrad
 
 
@@ -19,7 +21,7 @@ class Accumulator:
 
     Parameters
     ----------
-    optimizer : Optimizer
+    optimizer : Optimizer or Table
     steps : int
         Batches for a step, at least 1.
     mean : bool, default True
@@ -44,10 +46,8 @@ class Accumulator:
     array([-2.,  0.])
     """
 
-    def __init__(self, optimizer: Optimizer, steps: int, mean: bool = True) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise UnsupportedError(f"optimizer must be an Optimizer, got {type(optimizer).__name__}")
-        self.optimizer = optimizer
+    def __init__(self, optimizer: Optimizer | Table, steps: int, mean: bool = True) -> None:
+        self.optimizer = plain(optimizer)
         self.steps = checks.integer(1)("steps", steps)
         self.mean = checks.flag("mean", mean)
         self._buffers: dict[int, Array] = {}

@@ -12,9 +12,10 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array
-from ..errors import DTypeError, HyperParameterError, NonFiniteError, ShapeError
+from ..errors import DTypeError, HyperParameterError, IndexRangeError, NonFiniteError, ShapeError
 
 MOST_SEED = 2**64 - 1
+MOST_SIZE = 2**62  # of a batch
 
 
 class Order(Protocol):
@@ -227,7 +228,7 @@ class Batches:
         Samples.
     batch_size : int or callable, optional
         Samples of a batch; None takes all at once. A callable is a schedule: ``batch_size(step)``, such as a
-        `fastopt.schedules.BatchSizeSchedule`, is asked at each batch.
+        `fastopt.schedules.BatchSizeSchedule`, is asked at each batch, and rounded to an integer, which must be at least 1.
     order : "shuffled", "sequential" or an order, default "shuffled"
         `Shuffled`, `Sequential`, `Curriculum`, or an object with their method ``indices(n, epoch)``.
     seed : int, default 0
@@ -270,16 +271,19 @@ class Batches:
                 f"{self.order!r:.60} must give integers of shape (m,), m of at least 1, for epoch {epoch}; got shape "
                 f"{found.shape} and {found.dtype}"
             )
+        if found.min() < 0 or found.max() >= self.n:
+            raise IndexRangeError(
+                f"{self.order!r:.60} gave the samples {found.min()} to {found.max()} for epoch {epoch}, but there are "
+                f"{self.n}, from 0 on"
+            )
         return found
 
     def size(self, step: int) -> int:
         """Samples of the batch for optimizer step `step`, from 0."""
         if not callable(self.batch_size):
             return self.batch_size or self.n
-        given = self.batch_size(step)
-        return int(
-            checks.integer(1)(f"batch_size for step {step}", given[()] if isinstance(given, np.ndarray) else given)
-        )
+        # Rounded: schedules in general have values that are no integers.
+        return round(checks.number(1.0, MOST_SIZE)(f"batch_size for step {step}", self.batch_size(step)))
 
     def cut(self, indices: Array, at: int, step: int) -> Array | None:
         """The batch for optimizer step `step` that begins at place `at` of an epoch; None at the end of the epoch."""

@@ -30,7 +30,7 @@ from ..errors import (
 )
 from ..optimizers.base import Optimizer, by_name
 from ..optimizers.table import Table
-from ..schedules import SGDR, Schedule
+from ..schedules import SGDR, Schedule, is_pure
 from .accumulation import Accumulator
 from .order import Batches
 from .stopping import EarlyStopping
@@ -122,9 +122,9 @@ class ResetState(Callback):
 
     Parameters
     ----------
-    at : int, collection of ints, SGDR or callable
-        After how many steps: every so many; these; where the schedule restarts, before the step that has the peak again; or where
-        ``at(steps)`` is true.
+    at : int, collection of ints, Schedule or callable
+        After how many steps: every so many; these; where the schedule, an `SGDR` or one made of it such as
+        ``SGDR(...).with_warmup(100)``, restarts, before the step that has the peak again; or where ``at(steps)`` is true.
 
     Notes
     -----
@@ -132,15 +132,19 @@ class ResetState(Callback):
     """
 
     def __init__(self, at: Any) -> None:
-        if isinstance(at, SGDR):
+        if isinstance(at, Schedule):
+            if not any(isinstance(part, SGDR) for part in parts_of(at)):
+                raise HyperParameterError(
+                    f"at={at!r:.80} has no SGDR in it, and no restarts; give steps, or a callable that says after which"
+                )
             self._is: Callable[[int], Any] = at.is_restart
-        elif callable(at) and not isinstance(at, Schedule):
+        elif callable(at) and not isinstance(at, type):
             self._is = at
         elif isinstance(at, (list, tuple, set, frozenset, range, np.ndarray)):
             chosen = frozenset(checks.integer(1)("at", step) for step in at)
             self._is = chosen.__contains__
         else:
-            every = checks.integer(1)("at", at)  # which no other schedule is, either
+            every = checks.integer(1)("at", at)
             self._is = lambda step: step % every == 0
 
     def on_step_end(self, history: History, params: Any, optimizer: Optimizer) -> None:
@@ -191,7 +195,7 @@ def train(
         Those before a resumption included.
     batch_size : int, callable or None, default 32
         Samples of a batch; None takes all at once. A callable is a schedule of the optimizer's step, such as a
-        `fastopt.schedules.BatchSizeSchedule`.
+        `fastopt.schedules.BatchSizeSchedule`, whose values are rounded.
     order : "shuffled", "sequential" or an order, default "shuffled"
         See `Batches`; a `Curriculum` goes here.
     seed : int, default 0
@@ -240,7 +244,8 @@ def train(
 
     Notes
     -----
-    A resumed run needs the same arguments; more `epochs`, another `max_steps`, schedule or patience are fine. In exact sparse mode a
+    A resumed run needs the same arguments; more `epochs`, another `max_steps`, schedule or patience are fine. Options of the
+    optimizer that are numbers, such as a constant rate, become those of the file. In exact sparse mode a
     checkpoint brings all rows up to date, which may round them otherwise: there, runs agree to the bit that were saved at
     the same steps.
 
@@ -248,7 +253,7 @@ def train(
     are left alone outside the main thread.
 
     Schedules with memory (`fastopt.schedules.ReduceOnPlateau`), known by their method `update`, are told after each epoch what
-    `early_stopping` looks at, or would.
+    `early_stopping` looks at, or would, be they options of the optimizer or that of the batches.
 
     With `early_stopping`, the parameters are those of the best epoch at the end, unless Ctrl-C or `max_steps` ended the training, which
     is then to be resumed. The file always has those of the last step.
@@ -350,7 +355,10 @@ class Data:
             if (
                 not hasattr(a, "shape") or not hasattr(a, "__getitem__") or hasattr(a, "iloc")
             ):  # pandas: a[rows] are columns
-                raise DTypeError(f"data[{k}] must be an array, got {type(a).__name__}; pass numpy.asarray(...)")
+                several = "a tuple of arrays, or " if isinstance(data, list) else ""
+                raise DTypeError(
+                    f"data[{k}] must be an array, got {type(a).__name__}; pass {several}numpy.asarray(...)"
+                )
             if not a.shape or a.shape[0] != self.arrays[0].shape[0]:
                 raise ShapeError(
                     f"data[{k}] has shape {a.shape}, but data[0] has {self.arrays[0].shape}; samples go along axis 0"
@@ -395,6 +403,8 @@ def check_layers(layers: Any) -> list[Any]:
 
 def check_path(path: Any) -> str:
     """`path`, if a file can be written there: found out now, and not after hours."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise CheckpointError(f"checkpoint must be the path of a file, got {path!r:.60} ({type(path).__name__})")
     name = os.fspath(path)
     folder = os.path.dirname(os.path.abspath(name))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(name):
@@ -426,12 +436,11 @@ def one_number(what: str, x: Any) -> float:
     raise DTypeError(f"{what}, got {x!r:.60}")
 
 
-def learning(schedule: Any) -> Iterator[Any]:
-    """The schedule, or those that it is made of, which are told how training goes."""
-    if callable(getattr(schedule, "update", None)):
-        yield schedule
+def parts_of(schedule: Any) -> Iterator[Any]:
+    """The schedule, and all that it is made of."""
+    yield schedule
     for part in schedule._parts() if isinstance(schedule, Schedule) else ():
-        yield from learning(part)
+        yield from parts_of(part)
 
 
 def bars(epochs: int) -> Callable[[int, int], Any]:
@@ -522,8 +531,10 @@ class _Run:
         self.best: dict[str, Any] | None = None  # parameters, and what the layers remember
 
     def remembering(self) -> list[Any]:
-        """Layers, and the callbacks with a state for checkpoints."""
-        return [*self.layers, *(one for one in self.callbacks if has_memory(one))]
+        """Layers; callbacks with a state for checkpoints; the schedule of the batches, if it has one."""
+        size = self.batches.batch_size
+        others = [*self.callbacks] if is_pure(size) else [*self.callbacks, size]
+        return [*self.layers, *(one for one in others if has_memory(one))]
 
     def identity(self) -> dict[str, Any]:
         """Which run this is: a checkpoint of another cannot be resumed."""
@@ -538,7 +549,7 @@ class _Run:
             "sample_weight": self.data.weight is not None,
             "optimizer": type(self.optimizer).__name__,
             "early_stopping": self.early_stopping is not None,
-            "layers and callbacks": [type(one).__name__ for one in self.remembering()],
+            "what has a memory": [type(one).__name__ for one in self.remembering()],
         }
 
     def go(
@@ -594,26 +605,22 @@ class _Run:
         """One step of the optimizer. Its loss, and the batch that comes after it."""
         now, lr = self.optimizer.steps, rate_of(self.optimizer)
         total, samples, batch, stepped = 0.0, 0, rows, False
-        try:
-            while not stepped:
-                given, options = self.data.take(batch)
-                loss, grads = loss_of(self.loss_and_grad(self.params, *given, **options))
-                if self.stop_on_nan and not math.isfinite(loss):
-                    raise NonFiniteError(
-                        f"the loss is {loss} at step {self.history.steps} (epoch {self.epoch}); its gradient was not used. Use a "
-                        "smaller lr, clip the gradients, or pass stop_on_nan=False"
-                    )
-                total, samples, self.at = total + loss * len(batch), samples + len(batch), self.at + len(batch)
-                stepped = self.accumulator.add(grads, float(len(batch)))
-                if not stepped:
-                    following = self.batches.cut(order, self.at, now)
-                    if following is None:
-                        stepped = self.accumulator.flush()
-                    else:
-                        batch = following
-        except BaseException:
-            self.accumulator.reset()
-            raise
+        while not stepped:
+            given, options = self.data.take(batch)
+            loss, grads = loss_of(self.loss_and_grad(self.params, *given, **options))
+            if self.stop_on_nan and not math.isfinite(loss):
+                raise NonFiniteError(
+                    f"the loss is {loss} at step {self.history.steps} (epoch {self.epoch}); its gradient was not used. Use a "
+                    "smaller lr, clip the gradients, or pass stop_on_nan=False"
+                )
+            total, samples, self.at = total + loss * len(batch), samples + len(batch), self.at + len(batch)
+            stepped = self.accumulator.add(grads, float(len(batch)))
+            if not stepped:
+                following = self.batches.cut(order, self.at, now)
+                if following is None:
+                    stepped = self.accumulator.flush()
+                else:
+                    batch = following
         self.total, self.samples = self.total + total, self.samples + samples
         self.history.record(total / samples, lr)
         return total / samples, self.batches.cut(order, self.at, self.optimizer.steps)
@@ -628,9 +635,10 @@ class _Run:
                 self.keep_best()
         self.history.epochs.append(entry)
         options = [option for group in self.optimizer.param_groups for option in group.options().values()]
-        learners = {id(one): one for option in options if callable(option) for one in learning(option)}
-        for one in learners.values():
-            one.update(value)
+        schedules = [one for one in (*options, self.batches.batch_size) if callable(one)]
+        for part in {id(part): part for one in schedules for part in parts_of(one)}.values():
+            if callable(getattr(part, "update", None)):
+                part.update(value)
         self.epoch, self.at, self.total, self.samples = self.epoch + 1, 0, 0.0, 0
         return self.tell("on_epoch_end")
 

@@ -202,7 +202,9 @@ PLATEAUS: list[dict[str, Any]] = [
 def test_reduce_on_plateau(options):
     rng = np.random.default_rng(5)
     falling = 1 / (1 + np.arange(30))
-    values = np.concatenate([falling, np.full(30, falling[-1]), rng.uniform(0, 2, 300), [np.nan, np.inf, 0.01]])
+    values = np.concatenate(
+        [[np.inf, np.nan], falling, np.full(30, falling[-1]), rng.uniform(0, 2, 300), [np.nan, np.inf, 0.01]]
+    )
     theirs, mine = scheduler("ReduceLROnPlateau", options), from_torch("ReduceLROnPlateau", BASE, **options)
     rates = []
     for k, value in enumerate(values):
@@ -232,6 +234,13 @@ def test_torch_raises_past_the_end_of_one_cycle():
         one.step()
     mine = from_torch("OneCycleLR", BASE, max_lr=0.3, total_steps=10)
     assert mine(10**9) == mine(9) == pytest.approx(theirs[9], rel=1e-14)
+
+
+def test_torch_ends_a_cycle_without_descent_at_the_top():
+    theirs = course(scheduler("OneCycleLR", {"max_lr": 0.3, "total_steps": 10, "pct_start": 1.0}), 10)
+    mine = from_torch("OneCycleLR", BASE, max_lr=0.3, total_steps=10, pct_start=1.0)(np.arange(10))
+    assert distance(mine[:9], theirs[:9]) <= 1e-12
+    assert theirs[9] == 0.3 and mine[9] == pytest.approx(0.3 / 25 / 1e4)
 
 
 def test_torchs_plateau_of_negative_values_takes_equal_ones_for_better():

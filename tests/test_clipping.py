@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,10 @@ def test_a_step_with_transforms_is_a_step_on_transformed_gradients(cls, maximize
     start = [numbers(rng, s, dtype) for s in SHAPES]
     one, two = ([p.copy() for p in start] for _ in range(2))
     shake = noise(0.3, 0.7, seed=11)
-    options, sign = {**(decay(cls, 0.05) if maximize else {}), **setting(cls), "maximize": maximize}, -1 if maximize else 1
+    options, sign = (
+        {**(decay(cls, 0.05) if maximize else {}), **setting(cls), "maximize": maximize},
+        -1 if maximize else 1,
+    )
     opt = cls(one, **options, transforms=[shake, clip_norm(12.0), clip_value(1.2)], backend=backend)
     by_hand = cls(two, **options, backend=backend)
     for t in range(3):
@@ -315,6 +319,19 @@ def test_listed_rows_get_the_noise_of_a_dense_step(backend, rng):
         assert dense.all()
         assert_bits(some[rows], dense[rows])
         assert not np.delete(some, rows, axis=0).any()
+
+
+@each_backend
+def test_noise_of_listed_rows_takes_memory_for_them_alone(backend):
+    p = np.zeros((100_000, 10), np.float32)
+    opt = fastopt.SGD(p, transforms=[noise()], backend=backend)
+    tracemalloc.start()
+    try:
+        opt.step(SparseGrad(np.array([5, 99_999]), np.zeros((2, 10), np.float32)))
+        assert tracemalloc.get_traced_memory()[1] < p.nbytes / 8
+    finally:
+        tracemalloc.stop()
+    assert np.count_nonzero(p) == 20
 
 
 @each_backend

@@ -8,12 +8,13 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import needs_native
-from settings import SETTINGS, assert_bits, native_builds
+from settings import SETTINGS, assert_bits, decay, native_builds
 from test_arguments import each_backend, each_optimizer, refused
 from test_transforms import kinds_of_gradients, numbers, square_sum
 
@@ -59,11 +60,14 @@ def setting(cls: type) -> dict[str, Any]:
 @each_optimizer
 @pytest.mark.parametrize("maximize", [False, True])
 def test_a_step_with_transforms_is_a_step_on_transformed_gradients(cls, maximize, dtype, backend, rng):
-    """Value, norm and noise in this order, for each rule, whatever it measures."""
+    """Value, norm, noise and coupled decay in this order, for each rule, whatever it measures."""
     start = [numbers(rng, s, dtype) for s in SHAPES]
     one, two = ([p.copy() for p in start] for _ in range(2))
     shake = noise(0.3, 0.7, seed=11)
-    options, sign = {**setting(cls), "maximize": maximize}, -1 if maximize else 1
+    options, sign = (
+        {**(decay(cls, 0.05) if maximize else {}), **setting(cls), "maximize": maximize},
+        -1 if maximize else 1,
+    )
     opt = cls(one, **options, transforms=[shake, clip_norm(12.0), clip_value(1.2)], backend=backend)
     by_hand = cls(two, **options, backend=backend)
     for t in range(3):
@@ -105,6 +109,29 @@ def test_adaptive_clipping_is_its_formula(name, axis, dtype, backend, rng):
         for k, (p, q) in enumerate(zip(one, two, strict=True)):
             np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance, err_msg=f"parameter {k}")
     assert 0 < changed < 3 * sum(p.size for p in start)
+
+
+@each_backend
+@each_dtype
+@pytest.mark.parametrize("shape, axis", [((2, 5), 0), ((5, 2), -1), ((5,), 0)])
+def test_adaptive_clipping_at_its_edges(shape, axis, dtype, backend):
+    """Norms below 1e-6 count for that, one at the bound is left alone, and one that is NaN clips nothing."""
+
+    def step(g: np.ndarray, clipping: float, eps: float) -> np.ndarray:
+        p = np.zeros(shape, dtype)
+        fastopt.SGD(p, lr=1.0, transforms=[clip_adaptive(clipping, eps, axis=axis)], backend=backend).step(g)
+        return 0.0 - p
+
+    g, one = np.zeros(shape, dtype), (0,) * len(shape)
+    g[one] = dtype(8e-7)
+    np.testing.assert_allclose(step(g, 0.5, 1e-6)[one], 4e-7, rtol=1e-6)
+    g[one] = 0.5
+    assert_bits(step(g, 0.5, 1.0), g)
+    g[...], g[one] = 100.0, np.nan
+    got, expected = step(g, 0.5, 1.0), g.copy()
+    if len(shape) == 2:  # the other unit is clipped
+        expected[(1,) if axis == 0 else (slice(None), 1)] = 0.5 / math.sqrt(5)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
 @each_backend
@@ -169,17 +196,18 @@ def test_a_step_on_all_rows_is_a_dense_step(axis, backend, rng):
     transforms = [clip_value(1.0), clip_adaptive(0.03, axis=axis), noise(0.2)]
     for width in (1, 3, 40):
         start, g = numbers(rng, (50, width), np.float32), numbers(rng, (50, width), np.float32)
-        p, q = start.copy(), start.copy()
-        table = fastopt.Table(50, width, fastopt.Adam, transforms=transforms)
-        table.param[...] = start
+        params = [start.copy(), start.copy()]
+        options: dict[str, Any] = {"transforms": transforms, "backend": backend}
+        tables = [fastopt.Table(50, width, fastopt.Adam, **options) for _ in params]
+        for table in tables:
+            table.param[...] = start
+        opts = [*(fastopt.Adam(p, **options) for p in params), *tables]
         for _ in range(3):
             order = rng.permutation(50)
-            for opt in (fastopt.Adam(p, transforms=transforms, backend=backend), table):
-                opt.step(SparseGrad(order, g[order]))
-            fastopt.Adam(q, transforms=transforms, backend=backend).step(g)
-            assert_bits(p, q)
-            if _ == 0:
-                assert_bits(np.array(table.param), q)
+            for opt, given in zip(opts, [g, SparseGrad(order, g[order])] * 2, strict=True):
+                opt.step(given)
+        for p in (params[1], *(np.array(table.param) for table in tables)):
+            assert_bits(p, params[0])
 
 
 @each_backend
@@ -202,6 +230,10 @@ def test_what_is_not_finite(backend):
             odd[4] = bad
             with refused(NonFiniteError, "1", opt=opt, watch=q):
                 opt.step([np.ones((2, 3)), odd])
+    for t, want in ((clip_value(0.5), -0.5), (clip_norm(1.0), 0.0), (noise(1e-300), -1e200)):  # too large to be squared
+        q = [np.zeros(5)]
+        fastopt.SGD(q, lr=1.0, transforms=[t], nonfinite="raise", backend=backend).step([np.full(5, 1e200)])
+        assert_bits(q[0] + 0.0, np.full(5, want))
     q = [np.zeros(3), np.zeros(2)]
     opt = fastopt.SGD(q, lr=1.0, transforms=[clip_norm(1.0)], backend=backend)
     opt.step([np.array([1.0, np.nan, 1.0]), np.ones(2)])
@@ -287,6 +319,19 @@ def test_listed_rows_get_the_noise_of_a_dense_step(backend, rng):
         assert dense.all()
         assert_bits(some[rows], dense[rows])
         assert not np.delete(some, rows, axis=0).any()
+
+
+@each_backend
+def test_noise_of_listed_rows_takes_memory_for_them_alone(backend):
+    p = np.zeros((100_000, 10), np.float32)
+    opt = fastopt.SGD(p, transforms=[noise()], backend=backend)
+    tracemalloc.start()
+    try:
+        opt.step(SparseGrad(np.array([5, 99_999]), np.zeros((2, 10), np.float32)))
+        assert tracemalloc.get_traced_memory()[1] < p.nbytes / 8
+    finally:
+        tracemalloc.stop()
+    assert np.count_nonzero(p) == 20
 
 
 @each_backend

@@ -11,7 +11,10 @@ from conftest import needs_native
 from settings import assert_bits, native_builds
 
 import fastopt
+from fastopt import kernels
 from fastopt.elementary import circle, log, normals_of, philox, power
+from fastopt.optimizers.whole import NOISED
+from fastopt.passes import Runner
 
 EXPONENTS = [0.01, 0.25, 1 / 3, 0.5, 0.75, 0.9, 1.0]
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
@@ -154,3 +157,19 @@ def test_normals_are_those_of_the_words():
         point = [np.cos(angle), np.sin(angle)][:: -1 if second >> 30 & 1 else 1]
         radius = np.sqrt(-2 * np.log((first + 0.5) / 2**32)) * (-1 if second >> 31 else 1)
         assert value == pytest.approx(radius * point[lane % 2], rel=1e-14)
+
+
+@needs_native
+@each_dtype
+@pytest.mark.parametrize("width", [1, 3, 16, 700])
+@pytest.mark.parametrize("which, step, seed", [(0, 2**33 + 5, 9), (3, 5, 2**40 + 9), (2**24 - 1, 2**40, 2**64 - 1)])
+def test_kernels_draw_the_numbers_of_the_reference(which, step, seed, width, dtype):
+    """Also where counters pass a word of 32 bits, for which no array in a test is large enough."""
+    places = np.concatenate([np.arange(40), 2**34 // width + np.arange(-20, 20), 2**40 // width + np.arange(3)])
+    key, h = np.array([which, step, seed], np.uint64), np.array([0.5], dtype)
+    want = np.ones((len(places), width), dtype)
+    NOISED.reference(want, key, places, h)
+    for isa in native_builds():
+        g = np.ones_like(want)
+        Runner(kernels.load(isa), 1)(NOISED, len(places), (g.size, width), (g, key, places), h)
+        assert_bits(g, want, isa)

@@ -215,8 +215,12 @@ class NumpyPlan:
         sigma = noise.sigma(now)
         for job in work:
             p = self.params[job.i]
-            places = np.arange(p.size).reshape(p.shape, order=checks.order(p))
-            drawn = noise.numbers(job.parts([places])[0], job.i, now)
+            if job.rows is None:
+                places = np.arange(p.size).reshape(p.shape, order=checks.order(p))
+            else:
+                width = math.prod(p.shape[1:])
+                places = (job.rows[:, None] * width + np.arange(width)).reshape(job.g.shape)
+            drawn = noise.numbers(places, job.i, now)
             job.noise = p.dtype.type(sigma) * drawn.astype(p.dtype)
 
     def _squares(self, g: Array) -> float:

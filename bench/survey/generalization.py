@@ -118,10 +118,13 @@ def sharp_minima(study: Study) -> Result:
             Check("same rate: the sharpness is clearly larger", below(few[2], many[2]), wins(few[2], many[2])),
             Check("same rate: the test loss is clearly larger", below(few[3], many[3]), wins(few[3], many[3])),
             Check("same rate: the test error is clearly larger", below(few[4], many[4]), wins(few[4], many[4])),
-            Check(
-                "the full batch at ten times the rate, too, is clearly sharper than batches of 10",
-                below(few[2], fast[2]),
-                wins(few[2], fast[2]),
+            *(
+                Check(
+                    f"the full batch at ten times the rate, too, has clearly more {what} than batches of 10",
+                    below(few[i], fast[i]),
+                    wins(few[i], fast[i]),
+                )
+                for i, what in ((1, "curvature"), (2, "sharpness"))
             ),
         ],
     )
@@ -244,7 +247,18 @@ def batch_normalization(study: Study) -> Result:
     by_scale = {
         norm: np.array([[error(norm, best[norm], s, scale) for s in seeds] for scale in scales]) for norm in by_rate
     }
-    fine = {norm: int((by_scale[norm].mean(axis=1) <= limit).sum()) for norm in by_rate}
+    own = {
+        (norm, scale): chosen(grid, lambda lr, s, norm=norm, scale=scale: error(norm, lr, s, scale), study.tuning(2))[0]
+        for norm in by_rate
+        for scale in scales
+    }
+    tuned = {
+        norm: np.array([[error(norm, own[norm, scale], s, scale) for s in seeds] for scale in scales])
+        for norm in by_rate
+    }
+    fine, helped = (
+        {norm: int((found[norm].mean(axis=1) <= limit).sum()) for norm in found} for found in (by_scale, tuned)
+    )
     with study.picture("test error by rate, and by the scale of the start", columns=2, wide=8.0) as (left, right):
         for norm in by_rate:
             label = "batch normalization" if norm else "without"
@@ -258,11 +272,19 @@ def batch_normalization(study: Study) -> Result:
         (f"best rate, start times {scale:g}", spread(by_scale[False][i]), spread(by_scale[True][i]))
         for i, scale in enumerate(scales)
     ]
+    rows += [
+        (
+            f"a rate of its own, start times {scale:g}",
+            *(f"{spread(tuned[norm][i])} ({own[norm, scale]:g})" for norm in (False, True)),
+        )
+        for i, scale in enumerate(scales)
+    ]
     i, j = grid.index(best[False]), grid.index(best[True])
     return Result(
         f"""Network 64-32-32-32-32-10 on 1000 digits, SGD, batches of 32 (the last, smaller one left out),
-        {epochs} epochs; test error in %. Then at the best rate of each, {best[False]:g} and {best[True]:g}, with
-        the first weights multiplied. Usable: a mean error of at most {limit:g} %. {len(seeds)} seeds.""",
+        {epochs} epochs; test error in %. Then with the first weights multiplied: at the best rate of each, which is
+        that of these runs, {best[False]:g} and {best[True]:g}; and at a rate for each start (in brackets), chosen on
+        {len(study.tuning(2))} other splits. Usable: a mean error of at most {limit:g} %. {len(seeds)} seeds.""",
         ("", "without", "batch normalization"),
         rows,
         [
@@ -275,6 +297,11 @@ def batch_normalization(study: Study) -> Result:
                 "more of the starts are usable with it",
                 fine[True] > fine[False],
                 f"{fine[True]} and {fine[False]} of {len(scales)}",
+            ),
+            Check(
+                "where the rate is chosen for each start, too",
+                helped[True] > helped[False],
+                f"{helped[True]} and {helped[False]} of {len(scales)}",
             ),
             Check("at the best rate of each its error is clearly lower", below(by_rate[True][j], by_rate[False][i])),
         ],

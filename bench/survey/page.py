@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 import warnings
@@ -26,7 +27,8 @@ HEAD = f"""\
 
 Claims of two surveys by S. Ruder, in our words, each with an experiment: *An overview of gradient descent optimization
 algorithms* (2016/17, arXiv 1609.04747; "{OVERVIEW}" below) and *Optimization for deep learning highlights in 2017*
-("{HIGHLIGHTS}"). This page is made by `make survey` from the code in `bench/survey`; edit that.
+("{HIGHLIGHTS}"). Sections are numbered as in the paper, figures as the images of the post on the author's site, which came
+before it. This page is made by `make survey` from the code in `bench/survey`; edit that.
 
 - Every run follows from its seed, which chooses the split of the data, the start and the order of the samples. Figures
   are means ± standard deviations over the seeds. "Clearly": the 95 % interval of the paired difference excludes 0.
@@ -84,11 +86,28 @@ def page(found: dict[str, Result], quick: bool = False) -> str:
     return "\n\n".join([*parts, LATER])
 
 
+def patched(text: str, found: dict[str, Result]) -> str:
+    """A page with the sections and verdicts of some claims replaced by what was `found` for them."""
+    for name, result in found.items():
+        row = contents({name: result}).splitlines()[-1]
+        for pattern, new in (
+            (rf'<a id="{name}"></a>\n.*?\n(?=\n<a id=|\n## )', section(CLAIMS[name], result) + "\n"),
+            (rf"^\| \[[^\n]*\]\(#{name}\) \|[^\n]*$", row),
+        ):
+            text, n = re.subn(pattern, lambda _, new=new: new, text, flags=re.DOTALL | re.MULTILINE)
+            if n != 1:
+                raise ValueError(f"the page has no section of {name}: write it anew, without names of claims")
+    return text
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.survey", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="CLAIM", help=f"of {', '.join(sorted(CLAIMS))} (default: all)")
     parser.add_argument(
-        "--out", type=Path, default=DOCS / "survey.md", help="the page; its pictures go into survey/ beside it"
+        "--out",
+        type=Path,
+        default=DOCS / "survey.md",
+        help="the page; its pictures go into survey/ beside it. Claims replace their sections in a page that is there",
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--quick", action="store_true", help="few seeds and epochs: shows that it runs, no more")
@@ -96,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in args.names:
         if name not in CLAIMS:
             parser.error(f"there is no claim {name!r}; they are {', '.join(sorted(CLAIMS))}")
+    if args.quick and args.out.exists():
+        parser.error(f"a quick run replaces no page: give --out a new file, not {args.out}")
     from tqdm import tqdm
 
     names = args.names or [entry.name for entry in ordered()]
@@ -116,5 +137,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for old in pictures.glob("*.png"):
             if old.name not in made:
                 old.unlink()
-    args.out.write_text(page(found, args.quick))
+    if args.names and args.out.exists():
+        args.out.write_text(patched(args.out.read_text(), found))
+    else:
+        args.out.write_text(page(found, args.quick))
     print(f"{len(found)} claims in {time.perf_counter() - start:.0f} s, written to {args.out}", file=sys.stderr)

@@ -119,6 +119,27 @@ def test_two_claims_from_end_to_end(tmp_path):
     assert again.rows == page.run("terminal-velocity", tmp_path, True).rows
 
 
+def test_claims_that_are_named_replace_their_sections_of_a_page_and_nothing_else(tmp_path, capsys):
+    found = Result("Another experiment.", ("a",), [("b",)], [Check("c", False)])
+    old = PAGE.read_text()
+    text = page.patched(old, {"nag-corrects": found, "random-labels": found})
+    assert text.count("Another experiment.") == 2 and "| **did not hold** |" in text
+    kept = [name for name in sections() if name not in ("nag-corrects", "random-labels")]
+    assert {name: sections(text)[name] for name in kept} == {name: sections()[name] for name in kept}
+    assert text.partition("\n## Changed")[2] == old.partition("\n## Changed")[2] != ""
+    again = page.patched(text, dict.fromkeys(("nag-corrects", "random-labels"), found))
+    assert again == text
+    with pytest.raises(ValueError, match="no section of nag-corrects"):
+        page.patched("# Another page\n", {"nag-corrects": found})
+    out = tmp_path / "page.md"
+    out.write_text(old)
+    with pytest.raises(SystemExit):
+        page.main(["terminal-velocity", "--quick", "--out", str(out)])
+    assert "a quick run replaces no page" in capsys.readouterr().err and out.read_text() == old
+    page.main(["terminal-velocity", "--jobs", "1", "--out", str(out)])
+    assert out.read_text() == old, "terminal velocity has no chance in it"
+
+
 def test_a_claim_that_does_not_exist_is_refused(capsys):
     with pytest.raises(SystemExit):
         page.main(["no-such-claim"])
@@ -135,9 +156,9 @@ def test_quick_studies_do_less(tmp_path):
 # ------------------------------------------------------------------------------------------ the page as it is committed
 
 
-def sections() -> dict[str, str]:
-    """The sections of docs/survey.md by the names of the claims."""
-    _, *rest = re.split(r'<a id="([\w-]+)"></a>\n', PAGE.read_text())
+def sections(text: str | None = None) -> dict[str, str]:
+    """The sections of a page by the names of the claims, less the title of the next theme: of docs/survey.md if None."""
+    _, *rest = re.split(r'<a id="([\w-]+)"></a>\n', re.sub(r"\n## [^\n]*\n", "\n", text or PAGE.read_text()))
     return dict(zip(rest[::2], rest[1::2], strict=True))
 
 

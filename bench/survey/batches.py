@@ -255,7 +255,7 @@ def redundant_gradients(study: Study) -> Result:
 
         def score(lr: float, seed: int, size: int = size) -> float:
             split = digits(seed, train=200)
-            return gradients_needed(split, split.X, split.y, lr, size, seed, target, most)
+            return gradients_needed(split, split.X, split.y, lr, size, seed, target, most // 4)
 
         picked[size], _ = chosen(grid, score, study.tuning(4))
     for seed in seeds:

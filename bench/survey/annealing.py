@@ -165,7 +165,7 @@ def warm_restarts(study: Study) -> Result:
 )
 def annealed_sgd_against_adam(study: Study) -> Result:
     epochs, seeds = study.much(20, 3), study.seeds(20)
-    steps, momenta = epochs * 32, (0.0, 0.5, 0.9, 0.95, 0.98)
+    steps, momenta = epochs * 32, (0.0, 0.5, 0.9, 0.95, 0.98, 0.99)
     ways = {
         "SGD, constant": ([(lr, 0.0) for lr in rates(-1.5, 0.5)], lambda x: sgd(x[0], 0.0)),
         "SGD, momentum tuned, cosine": (

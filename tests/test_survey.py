@@ -165,6 +165,7 @@ def sections(text: str | None = None) -> dict[str, str]:
 def test_the_page_has_every_claim():
     expected = [entry.name for entry in harness.ordered()]
     assert list(sections()) == expected, "docs/survey.md is stale: run make survey"
+    assert page.patched(PAGE.read_text(), {}) == PAGE.read_text(), "its first or last words are stale: run make survey"
     assert "A quick run" not in PAGE.read_text()
 
 

@@ -155,7 +155,7 @@ class Ridge:
     BATCHES,
 )
 def annealing_converges(study: Study) -> Result:
-    epochs, many, seeds = study.much(40, 10), study.much(2000, 200), study.seeds(3)
+    epochs, many, seeds = study.much(40, 10), study.much(1000, 200), study.seeds(3)
     long, full, constant, annealed = [], [], [], []
     grid = rates(-2.5, 0)
 

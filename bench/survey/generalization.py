@@ -62,7 +62,7 @@ class Landscape:
     def sharpness(self, size: float = 1e-2, rounds: int = 100) -> float:
         """By how much the loss can rise, in percent of 1 + loss, if no weight w moves by more than `size` (|w| + 1).
 
-        Found by ascent along the signs of the gradient. Ten rounds find half of it; 400 no more than 100.
+        Found by ascent along the signs of the gradient. Ten rounds are too few, 400 find no more than 100.
         """
         box = size * (np.abs(self.vector) + 1)
         start, best, x = self.both(self.vector)[0], 0.0, self.vector.copy()

@@ -13,9 +13,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import fastopt  # noqa: E402
 from bench.survey import harness, page  # noqa: E402
+from bench.survey.generalization import Landscape  # noqa: E402
 from bench.survey.harness import HELD, IN_PART, NOT_HELD, Check, Result, Study  # noqa: E402
 from bench.survey.networks import Network, digits, flat  # noqa: E402
+from bench.survey.training import fit  # noqa: E402
 
 PAGE = ROOT / "docs" / "survey.md"
 
@@ -96,6 +99,14 @@ def test_gradient_of_the_network(norm, activation):
     assert np.abs(found - expected).max() < 1e-7
 
 
+def test_sharpness_is_the_most_that_ascent_finds():
+    """With ten rounds it was half of that or less, and called the full batch's minima the flatter ones."""
+    net, split = Network(), digits(0, noise=0.3)
+    run = fit(net, split, lambda p: fastopt.SGD(p, lr=1.0), 0, 150, 1000)
+    around = Landscape(net, run.params, split.X, split.y)
+    assert around.sharpness() > 0.98 * around.sharpness(rounds=300) > 0
+
+
 def test_splits_share_no_sample_and_follow_from_the_seed():
     a, b = digits(3), digits(3)
     assert all((x == y).all() for x, y in zip(a, b, strict=True))
@@ -119,6 +130,28 @@ def test_two_claims_from_end_to_end(tmp_path):
     assert again.rows == page.run("terminal-velocity", tmp_path, True).rows
 
 
+def test_claims_that_are_named_replace_their_sections_of_a_page_and_nothing_else(tmp_path, capsys):
+    found = Result("Another experiment.", ("a",), [("b",)], [Check("c", False)])
+    old = PAGE.read_text()
+    text = page.patched(old, {"nag-corrects": found, "random-labels": found})
+    assert text.count("Another experiment.") == 2
+    assert re.search(r"\(#nag-corrects\) \|.*\| \*\*did not hold\*\* \|", text)
+    kept = [name for name in sections() if name not in ("nag-corrects", "random-labels")]
+    assert {name: sections(text)[name] for name in kept} == {name: sections()[name] for name in kept}
+    assert text.partition("\n## Changed")[2] == old.partition("\n## Changed")[2] != ""
+    again = page.patched(text, dict.fromkeys(("nag-corrects", "random-labels"), found))
+    assert again == text
+    with pytest.raises(ValueError, match="no section of nag-corrects"):
+        page.patched("# Another page\n", {"nag-corrects": found})
+    out = tmp_path / "page.md"
+    out.write_text(old)
+    with pytest.raises(SystemExit):
+        page.main(["terminal-velocity", "--quick", "--out", str(out)])
+    assert "a quick run replaces no page" in capsys.readouterr().err and out.read_text() == old
+    page.main(["terminal-velocity", "--jobs", "1", "--out", str(out)])
+    assert out.read_text() == old, "terminal velocity has no chance in it"
+
+
 def test_a_claim_that_does_not_exist_is_refused(capsys):
     with pytest.raises(SystemExit):
         page.main(["no-such-claim"])
@@ -135,15 +168,16 @@ def test_quick_studies_do_less(tmp_path):
 # ------------------------------------------------------------------------------------------ the page as it is committed
 
 
-def sections() -> dict[str, str]:
-    """The sections of docs/survey.md by the names of the claims."""
-    _, *rest = re.split(r'<a id="([\w-]+)"></a>\n', PAGE.read_text())
+def sections(text: str | None = None) -> dict[str, str]:
+    """The sections of a page by the names of the claims, less the title of the next theme: of docs/survey.md if None."""
+    _, *rest = re.split(r'<a id="([\w-]+)"></a>\n', re.sub(r"\n## [^\n]*\n", "\n", text or PAGE.read_text()))
     return dict(zip(rest[::2], rest[1::2], strict=True))
 
 
 def test_the_page_has_every_claim():
     expected = [entry.name for entry in harness.ordered()]
     assert list(sections()) == expected, "docs/survey.md is stale: run make survey"
+    assert page.patched(PAGE.read_text(), {}) == PAGE.read_text(), "its first or last words are stale: run make survey"
     assert "A quick run" not in PAGE.read_text()
 
 

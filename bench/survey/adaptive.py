@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,9 +76,9 @@ class Text:
         X.sum_duplicates()
         y = (rng.random(n) < expit(2 * (X @ weights) / math.sqrt(self.length / 4))).astype(np.intp)
         self.X, self.y, self.X_held, self.y_held = X[:train], y[:train], X[train:], y[train:]
-        self.weights, seen = weights, np.bincount(self.X.indices, minlength=self.words)
-        self.rare = (seen >= 1) & (seen <= 10)  # words seen once to ten times
-        self.n_rare = np.asarray(self.X_held @ self.rare.astype(np.float32)).ravel()
+        seen = np.bincount(self.X.indices, minlength=self.words)
+        rare = (seen >= 1) & (seen <= 10)  # words seen once to ten times
+        self.n_rare = np.asarray(self.X_held @ rare.astype(np.float32)).ravel()
 
     def fit(self, name: str, lr: float, seed: int, **more: Any) -> Any:
         model = LinearClassifier(optimizer=name, lr=lr, epochs=5, random_state=seed, **more)
@@ -86,20 +87,18 @@ class Text:
         except fastopt.NonFiniteError:
             return None
 
-    def loss(self, model: Any) -> float:
+    def loss(self, model: Any, where: Any = slice(None)) -> float:
         """Log loss on held-out documents."""
         if model is None:
             return math.inf
-        score = model.decision_function(self.X_held).astype(np.float64)
-        return finite(float(np.logaddexp(0, np.where(self.y_held == 1, -score, score)).mean()))
+        score = model.decision_function(self.X_held[where]).astype(np.float64)
+        return finite(float(np.logaddexp(0, np.where(self.y_held[where] == 1, -score, score)).mean()))
 
     def judged(self, model: Any) -> tuple[float, float, float]:
-        """Log loss; error, in %, where rare words abound; rare words whose weight has the wrong sign, in %."""
-        score = model.decision_function(self.X_held)
+        """Log loss; error, in %, and log loss, where rare words abound."""
         where = self.n_rare >= np.quantile(self.n_rare, 0.9)
-        error = 100 * float(((score > 0) != self.y_held)[where].mean())
-        coef = model.coef_.ravel()
-        return self.loss(model), error, 100 * float((np.sign(coef) != np.sign(self.weights))[self.rare].mean())
+        error = 100 * float((model.predict(self.X_held) != self.y_held)[where].mean())
+        return self.loss(model), error, self.loss(model, where)
 
 
 @claim(
@@ -113,7 +112,7 @@ def sparse_features(study: Study) -> Result:
     seeds, grid = study.seeds(10), rates(-3.5, 0.5)
     names = ("sgd", "adagrad", "rmsprop", "adadelta", "adam", "ftrl")
     rows, found = [], {}
-    tuning = {s: Text(s, study.quick) for s in study.tuning(1)}
+    tuning = {s: Text(s, study.quick) for s in study.tuning(3)}
     data = {s: Text(s, study.quick) for s in seeds}
     for name in names:
         own = rates(-1, 2) if name == "adadelta" else rates(-4.5, -1) if name in ("rmsprop", "adam") else grid
@@ -124,13 +123,13 @@ def sparse_features(study: Study) -> Result:
             (
                 name,
                 f"{lr:g}{at_edge(own, lr)}",
-                *(spread(column, form) for column, form in zip(judged.T, (".4f", ".1f", ".1f"), strict=True)),
+                *(spread(column, form) for column, form in zip(judged.T, (".4f", ".1f", ".4f"), strict=True)),
             )
         )
     return Result(
         f"""Logistic regression (`LinearClassifier`, 5 passes, sample by sample) on {Text.samples} made-up
         documents of {Text.length} words from a vocabulary of {Text.words}, drawn by Zipf's law; every word has a
-        normal weight. Held out: {Text.held}. Rates: the best of a grid in half decades, on another set. Rare:
+        normal weight. Held out: {Text.held}. Rates: the best of a grid in half decades, on {len(tuning)} other sets. Rare:
         seen 1 to 10 times in training; documents with many: the tenth with the most rare words. {len(seeds)}
         seeds.""",
         (
@@ -138,7 +137,7 @@ def sparse_features(study: Study) -> Result:
             "rate",
             "held-out log loss",
             "error, %, documents with many rare words",
-            "rare words with the wrong sign, %",
+            "log loss, documents with many rare words",
         ),
         rows,
         [
@@ -157,8 +156,9 @@ def sparse_features(study: Study) -> Result:
                 below(found["adagrad"][1], found["sgd"][1]),
             ),
             Check(
-                "Adagrad has clearly fewer rare words' signs wrong than SGD",
+                "Adagrad's loss on documents with many rare words is clearly below SGD's",
                 below(found["adagrad"][2], found["sgd"][2]),
+                wins(found["adagrad"][2], found["sgd"][2]),
             ),
         ],
     )
@@ -283,6 +283,10 @@ def adagrad_stops(study: Study) -> Result:
         ("labels", "", "rate", f"training loss {after} epochs after the exchange"),
         rows,
         checks,
+        [
+            "With true labels the comparison with Adadelta and RMSprop says little about rates: they fit the old labels "
+            "more firmly, as the picture shows at its left end, and have more to unlearn."
+        ],
         pictures=study.pictures,
     )
 
@@ -295,37 +299,47 @@ def adagrad_stops(study: Study) -> Result:
 )
 def adagrad_without_root(study: Study) -> Result:
     epochs, seeds = study.much(20, 3), study.seeds(5)
-    rows, found = [], {}
-    for power, grid in ((0.5, rates(-3, 1)), (1.0, rates(-6, 0))):
+    lrs, usual, larger = {0.5: rates(-3, 1), 1.0: rates(-6, 1)}, 1e-8, (1e-8, 1e-4, 1e-2, 1.0)
+    rows, loss, error = [], {}, {}
+    for power, grid in lrs.items():
 
-        def run(lr: float, s: int, power: float = power) -> Fitted:
-            return fit(Network(), digits(s), lambda p: fastopt.Adagrad(p, lr=lr, power=power, eps=1e-8), s, epochs)
+        def run(x: tuple[float, float], s: int, power: float = power) -> Fitted:
+            make = partial(fastopt.Adagrad, lr=x[0], power=power, eps=x[1])
+            return fit(Network(), digits(s), make, s, epochs)
 
-        lr, _ = chosen(grid, lambda lr, s, run=run: run(lr, s).val, study.tuning(3))
-        found[power] = [run(lr, s) for s in seeds]
-        rows.append(
-            (
-                f"sum ^ {power:g}",
-                f"{lr:g}{at_edge(grid, lr)}",
-                spread([r.loss for r in found[power]]),
-                spread([r.error for r in found[power]]),
+        for what, epses in (("usual", (usual,)), ("tuned", larger)):
+            (lr, eps), _ = chosen(
+                [(lr, eps) for lr in grid for eps in epses], lambda x, s, run=run: run(x, s).val, study.tuning(2)
             )
-        )
-    loss = {power: np.array([r.loss for r in runs]) for power, runs in found.items()}
+            runs = [run((lr, eps), s) for s in seeds]
+            loss[what, power], error[what, power] = np.array([r.loss for r in runs]), [r.error for r in runs]
+            rows.append(
+                (
+                    f"sum ^ {power:g}",
+                    f"{eps:g}{' (tuned)' if what == 'tuned' else ''}",
+                    f"{lr:g}{at_edge(grid, lr)}",
+                    spread(loss[what, power]),
+                    spread(error[what, power]),
+                )
+            )
+    checks = []
+    for what, words in (("usual", f"eps {usual:g}"), ("tuned", "eps tuned")):
+        times = loss[what, 1.0].mean() / loss[what, 0.5].mean()
+        checks += [
+            Check(f"{words}: the training loss is at least 3 times as large", times >= 3, f"{times:.3g} times"),
+            Check(f"{words}: the test error is clearly larger", below(error[what, 0.5], error[what, 1.0])),
+        ]
     return Result(
         f"""Network 64-32-10 on 1000 digits, batches of 32, {epochs} epochs; the rate with the least validation
-        loss on 3 other splits, in half decades. {len(seeds)} seeds.""",
-        ("divided by", "rate", "training loss", "test error, %"),
+        loss on {len(study.tuning(2))} other splits, in half decades. The divisor is the sum of squares to a power,
+        plus eps: {usual:g}, as is usual, or tuned with the rate ({", ".join(f"{eps:g}" for eps in larger)}).
+        {len(seeds)} seeds.""",
+        ("divided by", "eps", "rate", "training loss", "test error, %"),
         rows,
+        checks,
         [
-            Check(
-                "the training loss is at least 3 times as large",
-                loss[1.0].mean() >= 3 * loss[0.5].mean(),
-                f"{loss[1.0].mean() / loss[0.5].mean():.3g} times",
-            ),
-            Check(
-                "the test error is clearly larger", below([r.error for r in found[0.5]], [r.error for r in found[1.0]])
-            ),
+            "Without the root eps has the unit of a squared gradient, and 1e-8 is too small to keep the first steps "
+            "short: small gradients g then make steps of 1 / g. What the root is needed for is done by a larger eps."
         ],
     )
 
@@ -395,7 +409,7 @@ def no_rate_to_tune(study: Study) -> Result:
     ADAPTIVE,
 )
 def bias_correction(study: Study) -> Result:
-    epochs, seeds, grid = study.much(10, 2), study.seeds(10), rates(-4.5, -1)
+    epochs, seeds, grid = study.much(10, 2), study.seeds(10), rates(-4.5, 1)
     x = np.zeros(1)
     optimizer, off = fastopt.Adam(x, lr=1e-3), 0.0
     for t in range(1, 101):
@@ -427,12 +441,13 @@ def bias_correction(study: Study) -> Result:
             runs = [run(lr, s) for s in seeds]
             loss[beta2, corrected] = np.array([r.loss for r in runs])
             usable[beta2, corrected] = max(r for r in grid if means[r] < 1)
-            first = 1.0 if corrected else (1 - 0.9) / math.sqrt(1 - beta2)
+            x = np.zeros(1)
+            fastopt.Adam(x, lr=1.0 if corrected else uncorrected(1.0, betas), betas=betas).step(np.ones(1))
             rows.append(
                 (
                     beta2,
                     "yes" if corrected else "no",
-                    f"{first:.1f}",
+                    f"{-x[0]:.1f}",
                     f"{lr:g}{at_edge(grid, lr)}",
                     spread(loss[beta2, corrected]),
                     f"{usable[beta2, corrected]:g}",
@@ -473,7 +488,7 @@ def which_to_use(study: Study) -> Result:
     epochs, seeds = study.much(30, 3), study.seeds(10)
     rows = []
     loss, error, test, text = ({} for _ in range(4))
-    tuning = {s: Text(s, study.quick) for s in study.tuning(1)}
+    tuning = {s: Text(s, study.quick) for s in study.tuning(3)}
     data = {s: Text(s, study.quick) for s in seeds}
 
     def run(name: str, lr: float, s: int) -> Fitted:
@@ -502,10 +517,6 @@ def which_to_use(study: Study) -> Result:
             )
         )
     means = [np.mean(error[n]) for n in ("RMSprop", "Adadelta", "Adam")]
-    ranks = {
-        k: sorted(found, key=lambda n, found=found: np.mean(found[n]))
-        for k, found in (("digits", test), ("text", text))
-    }
     return Result(
         f"""Network 64-32-10 on 1000 digits with noise of 0.3 on the pixels, batches of 32, {epochs} epochs. Rates
         in brackets: that with the least training loss for the training loss, that with the least validation loss
@@ -529,15 +540,14 @@ def which_to_use(study: Study) -> Result:
                 below(text["Adam"], text["RMSprop"]),
                 wins(text["Adam"], text["RMSprop"]),
             ),
-            Check(
-                "Adam's test loss is among the best two on the digits",
-                "Adam" in ranks["digits"][:2],
-                ", ".join(ranks["digits"][:3]) + " lead",
-            ),
-            Check(
-                "Adam is among the best two on the documents",
-                "Adam" in ranks["text"][:2],
-                ", ".join(ranks["text"][:3]) + " lead",
+            *(
+                Check(
+                    f"{where}: no other method's loss is clearly below Adam's",
+                    not better,
+                    ", ".join(better) or f"the least is that of {min(found, key=lambda n: np.mean(found[n]))}",
+                )
+                for where, found in (("digits, test", test), ("documents", text))
+                for better in [[n for n in found if below(found[n], found["Adam"])]]
             ),
         ],
     )
@@ -548,7 +558,7 @@ def which_to_use(study: Study) -> Result:
     """Where rare, large gradients carry the information, Adam's average forgets them too soon and converges to
     the wrong place; AMSGrad, which keeps the maximum, does not. Others found its results similar to Adam's or
     worse.""",
-    f"{OVERVIEW}, 4 (AMSGrad), and {HIGHLIGHTS}",
+    f"{OVERVIEW} (the post, 2018), and {HIGHLIGHTS}",
     ADAPTIVE,
 )
 def amsgrad(study: Study) -> Result:
@@ -647,7 +657,8 @@ def decoupled_decay(study: Study) -> Result:
         f"""Network 64-32-10 on 400 digits with noise of 0.3, Adam, batches of 32, {epochs} epochs. Validation
         loss of every pair of rate ({", ".join(f"{x:g}" for x in lrs)}) and decay (0, and half decades:
         {decays["L2"][1]:g} to {decays["L2"][-1]:g} for L2, {decays["decoupled"][1]:g} to
-        {decays["decoupled"][-1]:g} decoupled) on 3 other splits; the best pair is judged. {len(seeds)} seeds.
+        {decays["decoupled"][-1]:g} decoupled, where a step takes rate times decay, as in PyTorch) on 3 other
+        splits; the best pair is judged. {len(seeds)} seeds.
         Cost: validation loss lost at the other rates by keeping the decay of the best pair.""",
         ("decay", "best rate", "best decay", "best decay at each rate", "cost", "test loss", "test error, %"),
         rows,

@@ -10,7 +10,7 @@ import numpy as np
 
 import fastopt
 
-from .harness import BATCHES, OVERVIEW, Check, Result, Study, below, chosen, claim, spread
+from .harness import BATCHES, OVERVIEW, Check, Result, Study, at_edge, below, chosen, claim, spread
 from .networks import CLASSES, Array, Network, digits, flat
 from .training import Each, finite, fit, rates, train
 
@@ -155,8 +155,8 @@ class Ridge:
     BATCHES,
 )
 def annealing_converges(study: Study) -> Result:
-    epochs, seeds = study.much(40, 10), study.seeds(3)
-    full, constant, annealed = [], [], []
+    epochs, many, seeds = study.much(40, 10), study.much(1000, 200), study.seeds(3)
+    long, full, constant, annealed = [], [], [], []
     grid = rates(-2.5, 0)
 
     def falling(lr: float) -> Any:
@@ -168,6 +168,7 @@ def annealing_converges(study: Study) -> Result:
     annealed_lr, _ = chosen(grid, lambda lr, s: tuning.run(falling(lr), 1, s, epochs)[-1], study.tuning(1))
     for seed in seeds:
         problem = Ridge(seed)
+        long.append(problem.run(batch_lr, 1000, seed, many)[-1])
         full.append(problem.run(batch_lr, 1000, seed, epochs))
         constant.append(problem.run(constant_lr, 1, seed, epochs))
         annealed.append(problem.run(falling(annealed_lr), 1, seed, epochs))
@@ -190,9 +191,17 @@ def annealing_converges(study: Study) -> Result:
         for the full batch 1 / the bound of the curvature; else the best of {grid[0]:g} to {grid[-1]:g}, on
         another split. The falling rate is lr / (1 + lr · decay · t). {len(seeds)} seeds.""",
         ("", "objective - minimum, half way", "at the end"),
-        [(name, spread(g[:, epochs // 2]), spread(g[:, -1])) for name, g in runs.items()],
+        [
+            *((name, spread(g[:, epochs // 2]), spread(g[:, -1])) for name, g in runs.items()),
+            (f"full batch, {many} epochs", "", spread(long)),
+        ],
         [
             Check("full-batch descent lowers the objective in every epoch", bool((np.diff(full, axis=1) < 0).all())),
+            Check(
+                f"it converges: after {many} epochs it is nearer the minimum than any other here",
+                max(long) < min(constant.min(), annealed.min()),
+                f"to {max(long):.1g}",
+            ),
             Check(
                 f"at the constant rate it has stalled: the mean over the last {tail} epochs is at least "
                 "half of that in the middle",
@@ -226,7 +235,8 @@ def gradients_needed(
         seed=seed,
         callbacks=[stop],
     )
-    return float(history.steps * size) if history.stopped == "callback" else math.inf
+    whole, rest = divmod(history.steps, math.ceil(len(X) / size))  # the last batch of an epoch may be smaller
+    return float(whole * len(X) + rest * size) if history.stopped == "callback" else math.inf
 
 
 @claim(
@@ -238,16 +248,16 @@ def gradients_needed(
 )
 def redundant_gradients(study: Study) -> Result:
     target, most, seeds, copies = 0.2, study.much(40_000, 20_000), study.seeds(10), 5
-    sizes = (1, 16, 50, 200)
+    sizes, grid = (1, 16, 50, 200), rates(-2, 1, 4)
     needed: dict[tuple[int, int], list[float]] = {}
     picked = {}
     for size in sizes:
 
         def score(lr: float, seed: int, size: int = size) -> float:
             split = digits(seed, train=200)
-            return gradients_needed(split, split.X, split.y, lr, size, seed, target, most)
+            return gradients_needed(split, split.X, split.y, lr, size, seed, target, most // 4)
 
-        picked[size], _ = chosen(rates(-2, 0.5), score, study.tuning(2))
+        picked[size], _ = chosen(grid, score, study.tuning(4))
     for seed in seeds:
         split = digits(seed, train=200)
         for times in (1, copies):
@@ -261,13 +271,13 @@ def redundant_gradients(study: Study) -> Result:
     ratio = {s: repeated[s].mean() / once[s].mean() for s in sizes}
     return Result(
         f"""Network 64-32-10 on 200 digits, and on the same with every sample {copies} times. Gradients of single
-        samples until the loss over all 200 is {target}; rate for each batch the best of {rates(-2, 0.5)[0]:g} to
-        {rates(-2, 0.5)[-1]:g}. {len(seeds)} seeds.""",
+        samples until the loss over all 200 is {target}; rate for each batch the best of {grid[0]:g} to
+        {grid[-1]:g}, 4 to a decade, on {len(study.tuning(4))} other splits of 200. {len(seeds)} seeds.""",
         ("batch", "rate", "gradients, 200 samples", f"gradients, each {copies} times", "ratio"),
         [
             (
                 "all" if s == 200 else s,
-                f"{picked[s]:g}",
+                f"{picked[s]:g}{at_edge(grid, picked[s])}",
                 spread(once[s], ".0f"),
                 spread(repeated[s], ".0f"),
                 f"{ratio[s]:.2f}",

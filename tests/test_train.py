@@ -649,9 +649,10 @@ def test_layers_go_along(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- Ctrl-C
 
 SCRIPT = """
-    import sys, time
+    import signal, sys, time
     import numpy as np, fastopt
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     w = np.zeros(2)
 
     def loss_and_grad(w, x):
@@ -666,7 +667,6 @@ SCRIPT = """
         print("raised")
     else:
         print(history.stopped, history.steps)
-    import signal
     print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 """
 

@@ -1057,3 +1057,14 @@ def test_linear_models_refuse_what_no_schedule_can_do():
 def test_slanted_triangular_peaks_at_the_step_that_the_decimals_mean():
     slanted_at = SlantedTriangular(1.0, 100, 0.29)  # 100 * 0.29 is 28.999999999999996
     assert slanted_at(29) == 1.0 and slanted_at(28) < 1.0 and slanted_at(30) < 1.0
+
+
+def test_a_rate_that_an_optimizer_cannot_have_is_named_with_its_step():
+    w = np.ones(3)
+    opt = fastopt.FTRL(w, lr=Cosine(0.1, 3))  # which divides by the rate
+    for _ in range(3):
+        opt.step(np.ones(3))
+    before = w.copy()
+    with pytest.raises(HyperParameterError, match=r"step 3 has lr=0\.0"):
+        opt.step(np.ones(3))
+    assert (w == before).all() and opt.steps == 3

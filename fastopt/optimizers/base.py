@@ -753,8 +753,10 @@ class Optimizer(metaclass=Constructor):
         bad = np.logical_not(np.isfinite(table).all(axis=1))
         if bad[0]:
             given = ", ".join(f"{k}={v!r}" for k, v in o.options().items())
+            at = "".join(f"; step {now - 1} has {k}={tables.value_at(k, o[k], now - 1)!r}" for k in tables.following(o))
             raise HyperParameterError(
-                f"the options of group {group} ({given}) give scalars beyond {dtype}; use smaller ones, or float64 parameters"
+                f"the options of group {group} ({given}) give scalars beyond {dtype}{at}. Choose options that neither "
+                "overflow nor are divided by at 0; float64 parameters have more room"
             )
         if bad.any():  # a schedule's later steps; they are told when they come
             table, wide = table[: bad.argmax()], wide[: bad.argmax()]

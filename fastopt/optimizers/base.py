@@ -755,8 +755,8 @@ class Optimizer(metaclass=Constructor):
             given = ", ".join(f"{k}={v!r}" for k, v in o.options().items())
             at = "".join(f"; step {now - 1} has {k}={tables.value_at(k, o[k], now - 1)!r}" for k in tables.following(o))
             raise HyperParameterError(
-                f"the options of group {group} ({given}) give scalars beyond {dtype}{at}. Choose options that neither "
-                "overflow nor are divided by at 0; float64 parameters have more room"
+                f"the options of group {group} ({given}) give scalars beyond {dtype}{at}. Choose smaller ones, but "
+                "none of 0 by which the rule divides; float64 parameters have more room"
             )
         if bad.any():  # a schedule's later steps; they are told when they come
             table, wide = table[: bad.argmax()], wide[: bad.argmax()]

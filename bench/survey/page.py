@@ -32,6 +32,9 @@ before it. This page is made by `make survey` from the code in `bench/survey`; e
 
 - Every run follows from its seed, which chooses the split of the data, the start and the order of the samples. Figures
   are means ± standard deviations over the seeds. "Clearly": the 95 % interval of the paired difference excludes 0.
+- Another BLAS, or other vector units for NumPy's functions, round otherwise, and runs at the edge of divergence then end
+  elsewhere. With OpenBLAS's AVX-512 kernels in place of the AVX2 ones used here, two checks of
+  [sharp minima](#sharp-minima) went the other way, and no verdict.
 - Where optimizers are compared, each has the rate of a grid that is best for it, chosen on other seeds than those that
   judge.
 - The verdict is computed: each claim has checks. All true: *{HELD}*; some: *{IN_PART}*; none: *{NOT_HELD}*. They were

@@ -15,6 +15,7 @@ import pytest
 import fastopt
 from fastopt import viz
 from fastopt.cli import main
+from fastopt.strategies import RangeTest
 from fastopt.viz import pictures
 
 SIX = ["sgd", "momentum", "nag", "adagrad", "adadelta", "rmsprop"]
@@ -271,12 +272,18 @@ def pyplot():
     plt.switch_backend(before)
 
 
+def range_test(suggestion: float = 0.1) -> RangeTest:
+    rates, losses = np.logspace(-3, 1, 5), np.array([2.0, 1.9, 1.0, 0.5, 1e9])
+    return RangeTest(rates, losses, losses + 0.1, suggestion, 0.1)
+
+
 DRAW = {
     "paths": (lambda ax: viz.plot_paths("beale", six("beale", steps=20), ax), None),
     "paths_3d": (lambda ax: viz.plot_paths_3d("saddle", six("saddle", steps=20), ax), "3d"),
     "losses": (lambda ax: viz.plot_losses({"adam": [3.0, 2.0, 1.0]}, ax), None),
     "schedules": (lambda ax: viz.plot_schedules({"flat": lambda step: 0.1}, 10, ax), None),
     "heatmap": (lambda ax: viz.plot_heatmap([0.1, 0.2], [0.9], [[1.0, 2.0]], ax), None),
+    "rates": (lambda ax: viz.plot_rates(range_test(), ax), None),
 }
 
 
@@ -503,6 +510,7 @@ def test_a_heat_map_marks_the_least_and_what_diverged():
         (lambda: viz.plot_losses({"a": np.zeros((3, 3))}), r"histories\['a'\]"),
         (lambda: viz.plot_losses([1.0, 2.0]), "histories must be a dict"),
         (lambda: viz.plot_losses({"a": [1.0]}, smooth=1.0), "smooth"),
+        (lambda: viz.plot_rates([0.1]), "found must be what fastopt.lr_range_test returned, got list"),
         (lambda: viz.plot_schedules({"a": 0.1}, 10), r"schedules\['a'\] must be a callable"),
         (lambda: viz.plot_schedules({"a": abs}, 0), "steps must be"),
         (lambda: viz.plot_heatmap([0.1], [0.5], [[1.0, 2.0]]), "values must have shape"),
@@ -630,3 +638,14 @@ def test_the_pictures_of_the_readme_are_drawn_and_small(tmp_path, capsys):
         assert f"docs/{name})" in readme and committed.stat().st_size < 1.5e6, name
         if name.endswith(".gif"):
             assert frames(committed) == frames(tmp_path / name), name
+
+
+def test_a_range_test_is_drawn_up_to_where_it_explodes(pyplot):
+    ax = viz.plot_rates(range_test())
+    raw, smoothed, suggested, tenth = ax.lines
+    assert (raw.get_ydata() == range_test().losses).all() and (smoothed.get_ydata() == range_test().smoothed).all()
+    assert set(suggested.get_xdata()) == set(tenth.get_xdata()) == {0.1} and ax.get_xscale() == "log"
+    low, high = ax.get_ylim()
+    assert low < 0.6 and 2.1 < high < 4.0
+    assert "suggestion: 0.1" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert len(viz.plot_rates(range_test(float("nan"))).lines) == 3

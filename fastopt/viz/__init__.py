@@ -10,6 +10,7 @@ from .pictures import plot_heatmap as plot_heatmap
 from .pictures import plot_losses as plot_losses
 from .pictures import plot_paths as plot_paths
 from .pictures import plot_paths_3d as plot_paths_3d
+from .pictures import plot_rates as plot_rates
 from .pictures import plot_schedules as plot_schedules
 from .pictures import styles as styles
 from .surfaces import RATES as RATES
@@ -29,6 +30,7 @@ __all__ = [
     "plot_losses",
     "plot_paths",
     "plot_paths_3d",
+    "plot_rates",
     "plot_schedules",
     "rate_beta_grid",
     "styles",

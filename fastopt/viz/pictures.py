@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 
 from .. import checks
 from ..checks import Array, need
-from ..errors import HyperParameterError, ShapeError
+from ..errors import DTypeError, HyperParameterError, ShapeError
 from ..optimizers.base import Optimizer
+from ..strategies import RangeTest
 from .surfaces import Surface, as_path, surface_of
 
 #: Okabe and Ito's palette, which the colour-blind can tell apart; its yellow, too pale for lines, is left out.
@@ -508,6 +510,45 @@ def plot_schedules(
     if log:
         ax.set_yscale("log", nonpositive="mask")
     ax.set(xlabel="step", ylabel="rate")
+    _tidy(ax)
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_rates(found: Any, ax: Any = None) -> Any:
+    """Draw what a learning-rate range test found: the losses over the rate, and the rate that it suggests.
+
+    Parameters
+    ----------
+    found : RangeTest
+        What `fastopt.lr_range_test` returned.
+    ax : matplotlib axes, optional
+        Where to draw. Default: a new figure of pyplot's.
+
+    Returns
+    -------
+    matplotlib axes
+
+    Raises
+    ------
+    FastoptError
+        If an argument does not fit, or matplotlib is not installed.
+    """
+    if not isinstance(found, RangeTest):
+        raise DTypeError(f"found must be what fastopt.lr_range_test returned, got {type(found).__name__}")
+    ax = _axes(ax)
+    ax.plot(found.rates, found.losses, color=BLUE, lw=0.8, alpha=0.3)
+    ax.plot(found.rates, found.smoothed, color=BLUE, lw=1.8, label="smoothed loss")
+    if math.isfinite(found.suggestion):
+        ax.axvline(found.suggestion, color=VERMILION, ls="--", lw=1.2, label=f"suggestion: {found.suggestion:.2g}")
+    ax.axvline(
+        found.lowest_tenth, color=BLACK, ls=":", lw=1.2, label=f"a tenth of the lowest: {found.lowest_tenth:.2g}"
+    )
+    seen = found.smoothed[np.isfinite(found.smoothed)]
+    if len(seen):  # what explodes at the end would press all else flat
+        low, high = float(seen.min()), float(seen[: max(1, int(seen.argmin()) + 1)].max())
+        ax.set_ylim(low - 0.3 * (high - low or 1.0), high + 0.4 * (high - low or 1.0))
+    ax.set(xscale="log", xlabel="rate", ylabel="loss")
     _tidy(ax)
     ax.legend(frameon=False)
     return ax

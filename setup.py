@@ -68,7 +68,10 @@ def extension(name, source, isa, more=()):
 
 
 def extensions():
-    made = [extension("drivers", "drivers.pyx", "baseline", ["-funroll-loops"]), extension("text", "text.pyx", "baseline")]
+    made = [
+        extension("drivers", "drivers.pyx", "baseline", ["-funroll-loops"]),
+        extension("text", "text.pyx", "baseline"),
+    ]
     for isa in ISA_FLAGS if X86 and not WINDOWS else ["baseline"]:
         for dtype in ("f32", "f64"):
             made.append(extension(f"builds.{isa}_{dtype}", f"builds/{isa}_{dtype}.pyx", isa))

@@ -323,7 +323,9 @@ def _read_samples(args: argparse.Namespace, form: str) -> tuple[Any, Any]:
         if np.isnan(y).any():
             raise ShapeError(f"{args.path} has {int(np.isnan(y).sum())} rows without a label")
         if (weights != 1).any():
-            raise UnsupportedError(f"{args.path} has importances other than 1, with which `fastopt train` does not train")
+            raise UnsupportedError(
+                f"{args.path} has importances other than 1, with which `fastopt train` does not train"
+            )
         return merged(X), y
     if form == "libffm":
         X, y, _ = read_libffm(args.path)

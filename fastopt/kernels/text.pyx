@@ -1,5 +1,5 @@
-# Text as rows of CSR, and hashes of bytes: what fo_text.h does, on arrays, without the interpreter's lock. Compiled once, for the
-# baseline.
+# Text as rows of CSR, and hashes of bytes: what fo_text.h does, on arrays, without the interpreter's lock. Compiled once,
+# for the baseline.
 
 from libc.stdint cimport int32_t, int64_t, uint32_t
 

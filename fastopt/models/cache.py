@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from .. import checks
-from ..checks import Array, need
 from ..checkpoint import replacing
+from ..checks import Array, need
 from ..csr import checked_csr
 from ..errors import CheckpointError, DTypeError, ShapeError
 from ..sparse import is_scipy_sparse
@@ -62,10 +62,7 @@ def write_cache(path: str | os.PathLike[str], X: Any, y: Any) -> None:
     arrays = [rows.indptr.astype(index), rows.indices.astype(index, copy=False), rows.data, labels]
     about = {
         "shape": list(rows.shape),
-        "arrays": {
-            name: [a.dtype.str, len(a), zlib.crc32(a.view(np.uint8) if a.size else b"")]
-            for name, a in zip(NAMES, arrays, strict=True)
-        },
+        "arrays": {name: [a.dtype.str, len(a), _checksum(a)] for name, a in zip(NAMES, arrays, strict=True)},
     }
     header = json.dumps(about).encode()
     front = MAGIC + FRONT.pack(VERSION, len(header), zlib.crc32(header)) + header
@@ -120,7 +117,7 @@ def read_cache(path: str | os.PathLike[str], *, verify: bool = True) -> tuple[An
     arrays = []
     for name, (dtype, n, checksum), (start, _) in zip(NAMES, described, places, strict=True):
         a = np.frombuffer(whole, dtype, n, start)
-        if verify and zlib.crc32(a.view(np.uint8) if n else b"") != checksum:
+        if verify and _checksum(a) != checksum:
             raise CheckpointError(f"{path} is damaged: its {name} have another checksum")
         arrays.append(a)
     indptr, indices, data, y = arrays
@@ -147,6 +144,10 @@ def _decode(path: Any, header: bytes) -> tuple[tuple[int, int], list[tuple[np.dt
     except Exception as error:  # whatever json and NumPy make of what is not theirs
         raise CheckpointError(f"{path} is damaged: its header cannot be read ({error})") from error
     return (n_rows, n_features), described
+
+
+def _checksum(a: Array) -> int:
+    return zlib.crc32(a.view(np.uint8).data if a.size else b"")
 
 
 def _places(start: int, sizes: list[int]) -> Iterator[tuple[int, int]]:

@@ -102,7 +102,8 @@ class _Line:
 
     def __init__(self, parser: Parser, line: bytes) -> None:
         self.parser, self.line = parser, line
-        self.label, self.weight, self.query = math.nan, 1.0, None
+        self.label, self.weight = math.nan, 1.0
+        self.query: int | None = None
         self.indices: list[int] = []
         self.fields: list[int] = []
         self.data: list[float] = []

@@ -84,7 +84,9 @@ def form_of(path_or_file: Any) -> str:
         return "svmlight"
     name = str(os.fspath(path_or_file)).lower()
     ending = os.path.splitext(name.removesuffix(".gz").removesuffix(".bz2"))[1]
-    return {".vw": "vw", ".ffm": "libffm", ".csv": "csv", ".parquet": "parquet", ".cache": "cache"}.get(ending, "svmlight")
+    return {".vw": "vw", ".ffm": "libffm", ".csv": "csv", ".parquet": "parquet", ".cache": "cache"}.get(
+        ending, "svmlight"
+    )
 
 
 def _ahead(source: Any, rows: int) -> Iterator[Any]:

@@ -56,8 +56,8 @@ def open_bytes(path_or_file: Any) -> tuple[str, Any]:
         name = os.fspath(path_or_file)
         if name == "-":
             return "standard input", sys.stdin.buffer
-        opener: Callable[..., Any] = {".gz": gzip.open, ".bz2": bz2.open}.get(os.path.splitext(name)[1], open)
-        return str(name), opener(name, "rb")
+        openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
+        return str(name), openers.get(os.path.splitext(name)[1], open)(name, "rb")
     if hasattr(path_or_file, "read"):
         return str(getattr(path_or_file, "name", "the file")), path_or_file
     raise DTypeError(f"path_or_file must be a path or a file, got {type(path_or_file).__name__}")
@@ -164,7 +164,7 @@ class Text:
         rest = self.stop - self.start
         self.buffer[:rest] = self.buffer[self.start : self.stop]
         self.start, self.stop = 0, rest
-        if 2 * rest > len(self.buffer):  # a long line
+        if 2 * rest >= len(self.buffer):  # a long line
             self.buffer.extend(bytes(len(self.buffer)))
         try:
             block = self.file.read(len(self.buffer) - 1 - rest)
@@ -221,7 +221,7 @@ class _Source:
     """What a reader was asked for, as a source of pieces: `take` gives the next."""
 
     text: Text
-    n_features: int | None
+    n_features: int | None = None
 
     def close(self) -> None:
         """Close the file, if it was opened here."""
@@ -353,7 +353,9 @@ class LibFFM(_Source):
         return _matrix(piece, width), piece["labels"], piece["fields"]
 
 
-def read_libffm(path_or_file: Any, *, n_features: int | None = None, dtype: Any = "float32") -> tuple[Any, Array, Array]:
+def read_libffm(
+    path_or_file: Any, *, n_features: int | None = None, dtype: Any = "float32"
+) -> tuple[Any, Array, Array]:
     """Read a file in libffm format: ``label field:index:value field:index:value ...``.
 
     Parameters
@@ -399,14 +401,14 @@ class VW(_Source):
         alternate_sign: bool = False,
         constant: bool = False,
     ) -> None:
-        self.n_features = checks.integer(1, MOST)("n_features", n_features)
+        self.n_features = self.slots = checks.integer(1, MOST)("n_features", n_features)
         signs, constant = checks.flag("alternate_sign", alternate_sign), checks.flag("constant", constant)
-        self.text = Text(path_or_file, lines.VW, dtype, slots=self.n_features, signs=signs, constant=constant)
+        self.text = Text(path_or_file, lines.VW, dtype, slots=self.slots, signs=signs, constant=constant)
 
     def take(self, rows: int | None = None) -> Any:
         """The next (X, y, weights)."""
         piece = self.text.take(rows)
-        return None if piece is None else (_matrix(piece, self.n_features), piece["labels"], piece["weights"])
+        return None if piece is None else (_matrix(piece, self.slots), piece["labels"], piece["weights"])
 
 
 def read_vw(

@@ -1,10 +1,11 @@
-/* MurmurHash3_x86_32 (Austin Appleby, in the public domain), piece by piece and the same on every machine: bytes are put together
-   by shifts, never read as words of the machine. */
+/* MurmurHash3_x86_32 (Austin Appleby, in the public domain), piece by piece. */
 #ifndef FO_MURMUR_H
 #define FO_MURMUR_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+#include "fo_bytes.h"
 
 typedef struct {
     uint32_t hash;      /* of the whole words so far */
@@ -28,7 +29,7 @@ static inline void fo_murmur_more(fo_murmur *m, const unsigned char *at, size_t 
     int bits = 8 * (int)(m->bytes & 3);
     m->bytes += (uint32_t)n;
     for (; n >= 4; n -= 4, at += 4) {
-        held |= (uint64_t)(at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24) << bits;
+        held |= (uint64_t)fo_four(at) << bits;
         h = fo_rotate(h ^ fo_murmur_scramble((uint32_t)held), 13) * 5u + 0xE6546B64u;
         held >>= 32;
     }

@@ -10,6 +10,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "fo_bytes.h"
+
 #define FO_POWER_LEAST (-60)
 #define FO_POWER_MOST 60
 
@@ -132,22 +134,32 @@ static inline double fo_scaled(uint64_t w, int q, int negative) {
     return x;
 }
 
-/* Eight bytes, the first lowest, if all are digits: the number that they are. */
-static inline int fo_eight_digits(const unsigned char *at, uint64_t *value) {
-    uint64_t x = 0;
-    int i;
-    for (i = 0; i < 8; i++) x |= (uint64_t)at[i] << 8 * i;
-    if ((((x + 0x4646464646464646u) | (x - 0x3030303030303030u)) & 0x8080808080808080u)) return 0;
-    x -= 0x3030303030303030u;
-    x = x * 10 + (x >> 8);
-    *value = ((x & 0xFF000000FFu) * (100 + (1000000ull << 32)) + (x >> 16 & 0xFF000000FFu) * (1 + (10000ull << 32))) >> 32;
-    return 1;
+/* How many bytes come before the first whose high bit is set in x, which is not 0. */
+static inline int fo_bytes_before(uint64_t x) {
+#if defined(__GNUC__) || defined(__clang__)
+    return __builtin_ctzll(x) >> 3;
+#else
+    int n = 0;
+    for (; !(x & 0x80); x >>= 8) n++;
+    return n;
+#endif
 }
 
-/* The byte after the digits at p, which `w` takes in; a byte that is no digit stands before `end`. */
+/* The byte after the digits at p, which `w` takes in; a byte that is no digit stands before `end`. Numbers have any length, so
+   that a branch for each digit would be guessed wrong once a number; here is none. */
 static inline const unsigned char *fo_digits(const unsigned char *p, const unsigned char *end, uint64_t *w) {
-    uint64_t eight;
-    while (end - p >= 8 && fo_eight_digits(p, &eight)) *w = *w * 100000000u + eight, p += 8;
+    static const uint32_t tens[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000};
+    while (end - p >= 8) {
+        uint64_t x = fo_eight(p), others = ((x + 0x4646464646464646u) | (x - 0x3030303030303030u)) & 0x8080808080808080u;
+        int n = others ? fo_bytes_before(others) : 8;
+        x ^= 0x3030303030303030u;
+        if (n < 8) x = x << 8 << (56 - 8 * n);      /* zeros in front, and nothing behind */
+        x = x * 10 + (x >> 8);
+        x = ((x & 0xFF000000FFu) * (100 + (1000000ull << 32)) + (x >> 16 & 0xFF000000FFu) * (1 + (10000ull << 32))) >> 32;
+        *w = *w * tens[n] + x;
+        p += n;
+        if (n < 8) return p;
+    }
     for (; fo_is_digit(*p); p++) *w = *w * 10 + (*p - '0');
     return p;
 }
@@ -161,7 +173,8 @@ static inline const unsigned char *fo_number(const unsigned char *p, const unsig
     uint64_t w = 0;
     p += negative | (*p == '+');
     digits = p;
-    p = fo_digits(p, end, &w);
+    if (fo_is_digit(*p) && p[1] == '.') w = (uint64_t)(*p++ - '0');     /* most often */
+    else p = fo_digits(p, end, &w);
     n = p - digits;
     if (*p == '.') {
         point = ++p;

@@ -86,15 +86,17 @@ static inline const unsigned char *fo_value(
 }
 
 /* An integer from `least` to `most`, which is below 2^31; NULL if there is none. */
-static inline const unsigned char *fo_index(const unsigned char *p, int64_t least, int64_t most, int64_t *index) {
-    const unsigned char *begin = p;
-    int64_t n = 0;
-    for (; fo_is_digit(*p); p++) {
-        n = 10 * n + (*p - '0');
-        if (n > most) return NULL;
+static inline const unsigned char *fo_index(
+    const unsigned char *p, const unsigned char *end, int64_t least, int64_t most, int64_t *index
+) {
+    const unsigned char *begin = p, *digit = p;
+    uint64_t n = 0;
+    p = fo_digits(p, end, &n);
+    if (p - begin > 18) {       /* too many for `n`, unless there are zeros in front */
+        for (n = 0; digit < p; digit++) if ((n = 10 * n + (*digit - '0')) > (uint64_t)most) return NULL;
     }
-    *index = n;
-    return p == begin || n < least ? NULL : p;
+    *index = (int64_t)n;
+    return p == begin || n < (uint64_t)least || n > (uint64_t)most ? NULL : p;
 }
 
 /* A signed integer of 64 bits that is the rest of a word; NULL if there is none. */
@@ -140,12 +142,12 @@ static inline int fo_indexed_line(
         if (k == room) return FO_ENTRIES_FULL;
         word = p;
         if (form == FO_LIBFFM) {
-            if (!(p = fo_index(p, 0, INT32_MAX, &field))) return fo_bad(t, text, word, FO_FIELD);
+            if (!(p = fo_index(p, end, 0, INT32_MAX, &field))) return fo_bad(t, text, word, FO_FIELD);
             if (*p != ':') return fo_bad(t, text, word, FO_COLON);
             t->fields[k] = (int32_t)field;
             word = ++p;
         }
-        if (!(p = fo_index(p, least, most, &index))) return fo_bad(t, text, word, FO_INDEX);
+        if (!(p = fo_index(p, end, least, most, &index))) return fo_bad(t, text, word, FO_INDEX);
         if (*p != ':') return fo_bad(t, text, word, FO_COLON);
         if (form == FO_SVMLIGHT && index <= last) return fo_bad(t, text, word, FO_RISING);
         word = ++p;
@@ -168,6 +170,26 @@ static inline void fo_store_hashed(const fo_text *t, int64_t k, uint32_t slots, 
     fo_store(t, k, slots & (slots - 1) ? size % slots : size & (slots - 1), t->signs && hash >> 31 ? -x : x);
 }
 
+/* The byte after a name of VW, and its hash behind that of its space. */
+static inline const unsigned char *fo_name(
+    const unsigned char *p, const unsigned char *end, const fo_murmur *space, uint32_t *hash
+) {
+    const unsigned char *begin = p;
+    fo_murmur m;
+    if (end - p >= 8) {
+        const uint64_t ones = 0x0101010101010101u;
+        uint64_t x = fo_eight(p), colon = x ^ ones * ':', bar = x ^ ones * '|';
+        /* The high bit of bytes up to the blank, of colons and of bars; above the first of them it may be set in error. */
+        uint64_t ends = (((x - ones * '!') & ~x) | ((colon - ones) & ~colon) | ((bar - ones) & ~bar)) & ones * 0x80;
+        p += ends ? fo_bytes_before(ends) : 8;
+    }
+    p = fo_until(p, FO_VW_WORD | FO_COLON_SIGN);    /* a longer name, or one with another control character in it */
+    m = *space;
+    fo_murmur_more(&m, begin, (size_t)(p - begin));
+    *hash = fo_murmur_end(&m);
+    return p;
+}
+
 /* One line of VW. */
 static inline int fo_vw_line(
     fo_text *t, const unsigned char *text, const unsigned char **at, const unsigned char *end, int64_t *entries
@@ -177,6 +199,7 @@ static inline int fo_vw_line(
     const fo_slow_t slow = t->slow;
     const int64_t room = t->entry_room;
     const uint32_t slots = t->slots;
+    uint32_t hash;
     const unsigned char *p = *at, *word;
     int64_t k = *entries;
     double numbers[3] = {NAN, 1.0, 0.0}, scale, x;  /* label, importance, initial prediction */
@@ -213,17 +236,15 @@ static inline int fo_vw_line(
         for (p = fo_skip(p); !(fo_ends[*p] & (FO_BAR_SIGN | FO_NEWLINE)); p = fo_skip(p)) {
             if (k == room) return FO_ENTRIES_FULL;
             word = p;
-            p = fo_until(p, FO_VW_WORD | FO_COLON_SIGN);
+            p = fo_name(p, end, &space, &hash);
             if (p == word) return fo_bad(t, text, word, FO_NAME);
-            name = space;
-            fo_murmur_more(&name, word, (size_t)(p - word));
             x = 1.0;
             if (*p == ':') {
                 word = ++p;
                 if (!(p = fo_value(slow, p, end, FO_VW_WORD, &x))) return fo_bad(t, text, word, FO_VALUE);
             }
             x *= scale;
-            if (x != 0.0) fo_store_hashed(t, k++, slots, fo_murmur_end(&name), x);
+            if (x != 0.0) fo_store_hashed(t, k++, slots, hash, x);
         }
     }
     if (t->constant) {

@@ -167,23 +167,31 @@ class Text:
         if 2 * rest >= len(self.buffer):  # a long line
             self.buffer.extend(bytes(len(self.buffer)))
         try:
-            block = self.file.read(len(self.buffer) - 1 - rest)
+            got = self._read_into(rest)
         except (EOFError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise ParseError(f"{self.name} cannot be unpacked: {error}") from error
-        if not isinstance(block, (bytes, bytearray, memoryview)):
-            raise DTypeError(f"{self.name} gives {type(block).__name__}, not bytes; open it in binary mode ('rb')")
-        self.read += len(block)
-        self.buffer[rest : rest + len(block)] = block
-        self.stop += len(block)
-        if not block:
+        self.read += got
+        self.stop += got
+        if not got:
             self.ended = True
             if not rest:
                 return False
-            self.buffer[rest] = ord("\n")  # the last line may lack it
+            self.buffer[rest : rest + 1] = b"\n"  # the last line may lack it
             self.stop += 1
         return True
+
+    def _read_into(self, start: int) -> int:
+        """Read as many bytes as there are and as fit into the buffer, but for its last; how many."""
+        if self.owned:
+            with memoryview(self.buffer) as whole:
+                return int(self.file.readinto(whole[start:-1]))
+        block = self.file.read(len(self.buffer) - 1 - start)  # of a file of others, which may have no more than this
+        if not isinstance(block, (bytes, bytearray, memoryview)):
+            raise DTypeError(f"{self.name} gives {type(block).__name__}, not bytes; open it in binary mode ('rb')")
+        self.buffer[start : start + len(block)] = block
+        return len(block)
 
     def _error(self, start: int) -> ParseError:
         first, last, expected = self.parser.wrong

@@ -100,7 +100,10 @@ def main() -> None:
                 call()
                 if k:  # the first round warms up
                     seconds[side].append(time.perf_counter() - start)
-        held = {"svm": read_svmlight(folder / "held.svm", **wide), "vw": read_vw(folder / "held.vw", n_features=1 << BITS)}
+        held = {
+            "svm": read_svmlight(folder / "held.svm", **wide),
+            "vw": read_vw(folder / "held.vw", n_features=1 << BITS),
+        }
         loss = {}
         for side, (path, call) in sides.items():
             if "train" in side and isinstance(model := call(), LinearClassifier):

@@ -170,24 +170,34 @@ static inline void fo_store_hashed(const fo_text *t, int64_t k, uint32_t slots, 
     fo_store(t, k, slots & (slots - 1) ? size % slots : size & (slots - 1), t->signs && hash >> 31 ? -x : x);
 }
 
+/* The hash of n bytes behind those of `space`. */
+static inline uint32_t fo_hash(const fo_murmur *space, const unsigned char *p, size_t n) {
+    fo_murmur m = *space;
+    fo_murmur_more(&m, p, n);
+    return fo_murmur_end(&m);
+}
+
 /* The byte after a name of VW, and its hash behind that of its space. */
 static inline const unsigned char *fo_name(
     const unsigned char *p, const unsigned char *end, const fo_murmur *space, uint32_t *hash
 ) {
-    const unsigned char *begin = p;
-    fo_murmur m;
+    const unsigned char *next;
     if (end - p >= 8) {
         const uint64_t ones = 0x0101010101010101u;
         uint64_t x = fo_eight(p), colon = x ^ ones * ':', bar = x ^ ones * '|';
         /* The high bit of bytes up to the blank, of colons and of bars; above the first of them it may be set in error. */
         uint64_t ends = (((x - ones * '!') & ~x) | ((colon - ones) & ~colon) | ((bar - ones) & ~bar)) & ones * 0x80;
-        p += ends ? fo_bytes_before(ends) : 8;
+        if (ends) {
+            next = p + fo_bytes_before(ends);
+            if (fo_ends[*next] & (FO_VW_WORD | FO_COLON_SIGN)) {    /* and no other control character */
+                *hash = fo_hash(space, p, (size_t)(next - p));
+                return next;
+            }
+        }
     }
-    p = fo_until(p, FO_VW_WORD | FO_COLON_SIGN);    /* a longer name, or one with another control character in it */
-    m = *space;
-    fo_murmur_more(&m, begin, (size_t)(p - begin));
-    *hash = fo_murmur_end(&m);
-    return p;
+    next = fo_until(p, FO_VW_WORD | FO_COLON_SIGN);
+    *hash = fo_hash(space, p, (size_t)(next - p));
+    return next;
 }
 
 /* One line of VW. */

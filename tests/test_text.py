@@ -524,7 +524,7 @@ def many(read: Any, rows: int, r: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("reader", OPTIONS)
-@pytest.mark.parametrize("rows", [1, 7, 100, 250, 1000])
+@pytest.mark.parametrize("rows", [1, 7, 100, 250, 10**15])
 def test_pieces_are_what_the_whole_is(reader, rows, small_blocks, tmp_path):
     read, options = OPTIONS[reader]
     content = many(read, 250, random.Random(3))
@@ -539,6 +539,14 @@ def test_pieces_are_what_the_whole_is(reader, rows, small_blocks, tmp_path):
         found = stacked(pieces)
         assert (found[0] != want[0]).nnz == 0 and same(found[0].data, want[0].data)
         assert all(map(same, found[1:], want[1:]))
+
+
+def test_pieces_of_more_rows_than_there_was_room_for():
+    content = b"".join(b"%d |a b:%d\n" % (k, k) for k in range(1, 40_001))
+    pieces = list(chunks(io.BytesIO(content), reader="vw", rows=30_000, dtype="float64"))
+    assert [p[0].shape[0] for p in pieces] == [30_000, 10_000]
+    X, y, _ = stacked(pieces)
+    assert (X.data == np.arange(1, 40_001)).all() and (y == X.data).all()
 
 
 def test_an_error_in_a_stream_comes_at_its_turn():

@@ -105,8 +105,8 @@ class Text:
         parser = self.parser
         parser.restart()
         self.arrays = {}
-        self._rows(rows or 1024)
-        self._entries(8 * (rows or 1024))
+        self._rows(min(rows or 1024, 16384))  # a stream may be asked for more rows than there are
+        self._entries(8 * len(self.arrays["labels"]))
         while True:
             start = self.start
             status = parser.parse(self.buffer, start, self.stop, **self.arrays)
@@ -115,9 +115,10 @@ class Text:
                 if not self._fill():
                     break
             elif status == lines.ROWS_FULL:
-                if rows:
+                if parser.rows == rows:
                     break
-                self._rows(self._more(parser.rows))
+                room = self._more(parser.rows)
+                self._rows(min(room, rows) if rows else room)
             elif status == lines.ENTRIES_FULL:
                 self._entries(self._more(len(self.arrays["indices"])))
             else:

@@ -44,7 +44,7 @@ DIRECTIVES = {
 
 def write_span_list():
     """List the span files for the builds to include, so that a new optimizer needs no edit here."""
-    not_spans = {"drivers.pyx"}
+    not_spans = {"drivers.pyx", "text.pyx"}
     names = sorted(p.name for p in (ROOT / KERNELS).glob("*.pyx") if p.name not in not_spans)
     text = "# Written by setup.py.\nTABLE = {}\n" + "".join(f'include "../{n}"\n' for n in names)
     target = ROOT / KERNELS / "builds" / "spans.pxi"
@@ -68,7 +68,10 @@ def extension(name, source, isa, more=()):
 
 
 def extensions():
-    made = [extension("drivers", "drivers.pyx", "baseline", ["-funroll-loops"])]
+    made = [
+        extension("drivers", "drivers.pyx", "baseline", ["-funroll-loops"]),
+        extension("text", "text.pyx", "baseline"),
+    ]
     for isa in ISA_FLAGS if X86 and not WINDOWS else ["baseline"]:
         for dtype in ("f32", "f64"):
             made.append(extension(f"builds.{isa}_{dtype}", f"builds/{isa}_{dtype}.pyx", isa))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from common import ROOT, compiler, setup_constants
 
-NOT_SPANS = {"drivers.pyx", "scores.pyx"}
+NOT_SPANS = {"drivers.pyx", "scores.pyx", "text.pyx"}
 LOOP = re.compile(r"^\s*for (\w+) in range\(n\):")
 REPORT = re.compile(r"^(?P<file>[^\s:]+\.pyx):(?P<line>\d+):\d+: (?P<kind>optimized|missed|note):\s+(?P<text>.*)")
 Lines = dict[tuple[str, int], list[tuple[str, str]]]
@@ -72,7 +72,7 @@ def to_c(folder: Path, names: list[str], directives: dict[str, object]) -> None:
     shutil.copytree(ROOT / "csrc", folder / "csrc")
     shutil.copytree(ROOT / "fastopt" / "kernels", kernels, ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"))
     (folder / "fastopt" / "__init__.py").touch()
-    spans = sorted(p.name for p in kernels.glob("*.pyx") if p.name != "drivers.pyx")
+    spans = sorted(p.name for p in kernels.glob("*.pyx") if p.name not in ("drivers.pyx", "text.pyx"))
     (kernels / "builds" / "spans.pxi").write_text("TABLE = {}\n" + "".join(f'include "../{n}"\n' for n in spans))
     os.chdir(folder)
     stubs = [f"fastopt/kernels/builds/{name}.pyx" for name in names]

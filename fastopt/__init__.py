@@ -17,6 +17,7 @@ from .errors import IndexRangeError as IndexRangeError
 from .errors import LayoutError as LayoutError
 from .errors import NonFiniteError as NonFiniteError
 from .errors import OverlapError as OverlapError
+from .errors import ParseError as ParseError
 from .errors import ReadOnlyError as ReadOnlyError
 from .errors import ShapeError as ShapeError
 from .errors import StateError as StateError

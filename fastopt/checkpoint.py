@@ -8,8 +8,9 @@ import os
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any
 
 import numpy as np
 
@@ -34,17 +35,24 @@ SCHEDULE = "schedule"  # what a file has in the place of a callable option: {SCH
 def write_arrays(path: str | os.PathLike[str], about: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
     """Write arrays, and what JSON can say `about` them, to `path`, an .npz whatever its name.
 
-    The file appears whole or not at all: it is written beside its place, flushed to disk and renamed.
+    The file appears whole or not at all.
     """
     try:
         text = json.dumps({**about, "fastopt": __version__}, default=_number)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"a value cannot be written as JSON: {error}") from error
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, about=np.array(text), **arrays)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write that appears at `path` whole or not at all: beside its place, flushed to disk and renamed."""
     folder = os.path.dirname(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(".npz", ".fastopt-", folder)
+    handle, temporary = tempfile.mkstemp(".tmp", ".fastopt-", folder)
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, about=np.array(text), **arrays)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import checks, config
 from .checks import need
-from .errors import FastoptError, HyperParameterError, NonFiniteError, ShapeError
+from .errors import FastoptError, HyperParameterError, NonFiniteError, ShapeError, UnsupportedError
 from .optimizers.base import ALIASES, Optimizer
 from .version import __version__
 
@@ -95,11 +95,14 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser(
         "train",
-        help="train a linear model on a CSV or svmlight file",
+        help="train a linear model on a file of samples",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     train.set_defaults(run=_train)
-    train.add_argument("path", help=".csv (hashed categories), or svmlight (any other ending)")
+    train.add_argument(
+        "path",
+        help=".csv (hashed categories), .vw, .ffm, .cache (of write_cache), or svmlight (any other ending); of text also .gz or .bz2",
+    )
     train.add_argument("--label", metavar="COLUMN", help="CSV: the column to predict")
     train.add_argument(
         "--above",
@@ -109,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--columns", metavar="A,B,...", help="CSV: columns to hash (default: all but the label)")
     train.add_argument("--cross", action="append", default=[], metavar="A*B", help="CSV: a cross of columns; repeat")
-    train.add_argument("--bits", type=int, default=20, help="CSV: 2**bits feature slots")
+    train.add_argument("--bits", type=int, default=20, help="CSV, VW: 2**bits feature slots")
     train.add_argument("--hold-out", type=float, default=0.2, metavar="PART", help="part of the rows that is held out")
     train.add_argument("--optimizer", default="adagrad", metavar="NAME[,NAME...]", help="one or several, or 'all'")
     train.add_argument(
@@ -305,16 +308,43 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _read_samples(args: argparse.Namespace, form: str) -> tuple[Any, Any]:
+    """Features and targets of a file that has both."""
+    from .models.cache import read_cache
+    from .models.linear import merged
+    from .models.text import read_libffm, read_svmlight, read_vw
+
+    if form == "cache":
+        return read_cache(args.path)
+    if form == "parquet":
+        raise UnsupportedError(f"{args.path}: Parquet is read by fastopt.models.chunks")
+    if form == "vw":
+        X, y, weights = read_vw(args.path, n_features=2 ** checks.integer(1, 30)("--bits", args.bits))
+        if np.isnan(y).any():
+            raise ShapeError(f"{args.path} has {int(np.isnan(y).sum())} rows without a label")
+        if (weights != 1).any():
+            raise UnsupportedError(
+                f"{args.path} has importances other than 1, with which `fastopt train` does not train"
+            )
+        return merged(X), y
+    if form == "libffm":
+        X, y, _ = read_libffm(args.path)
+        return merged(X), y
+    X, y = read_svmlight(args.path)
+    return X, y
+
+
 def _read(args: argparse.Namespace, classify: bool) -> tuple[Any, Any, Any]:
     """Features, targets and, for CSV, the hasher."""
-    from .models.features import ColumnHasher, read_csv, read_svmlight
+    from .models.features import ColumnHasher, numbers, read_csv
     from .models.linear import merged
+    from .models.streams import form_of
 
-    name = os.path.basename(args.path)
-    if not name.removesuffix(".gz").removesuffix(".bz2").endswith(".csv"):
+    form = form_of(args.path)
+    if form != "csv":
         if args.label or args.columns or args.cross or args.above is not None:
             raise HyperParameterError("--label, --above, --columns and --cross are for .csv files")
-        return *read_svmlight(args.path), None
+        return *_read_samples(args, form), None
     if not args.label:
         raise HyperParameterError("a .csv file needs --label COLUMN")
     crosses = [tuple(c.split("*")) for c in args.cross]
@@ -332,7 +362,7 @@ def _read(args: argparse.Namespace, classify: bool) -> tuple[Any, Any, Any]:
         raise ShapeError(f"{args.path} has no column {args.label!r}; it has {', '.join(table.column_names)}")
     label = table[args.label].to_numpy()
     if args.above is not None or not classify:
-        number = _numbers(label)
+        number = numbers(label)
         known = np.isfinite(number)
         table = table.filter(known)
         y: Any = number[known] > args.above if args.above is not None else number[known]
@@ -344,19 +374,6 @@ def _read(args: argparse.Namespace, classify: bool) -> tuple[Any, Any, Any]:
         )
     hasher = ColumnHasher(2 ** checks.integer(1, 30)("--bits", args.bits), columns, crosses)
     return merged(hasher.transform(table)), np.asarray(y), hasher
-
-
-def _numbers(texts: Any) -> Any:
-    """Texts as numbers, NaN where they are none."""
-
-    def number(text: Any) -> float:
-        try:
-            return float(text)
-        except (TypeError, ValueError):
-            return float("nan")
-
-    values, place = np.unique(texts.astype(str), return_inverse=True)
-    return np.array([number(v) for v in values])[place]
 
 
 # ---------------------------------------------------------------------------------------------------------------- demo

@@ -59,6 +59,13 @@ class ConcurrentStepError(FastoptError, ValueError):
     """The optimizer is in the middle of a step, made by another thread or by a callback."""
 
 
+class ParseError(FastoptError, ValueError):
+    """A text is not of the form that it should have; `line` and `column`, from 1, where that can be said."""
+
+    line: int | None = None
+    column: int | None = None
+
+
 class CheckpointError(FastoptError, ValueError):
     """A saved file is damaged, incomplete or of another kind."""
 

@@ -190,7 +190,7 @@ def instructions(module: str) -> Counter[tuple[str, str]]:
 
 
 @disassembles
-@pytest.mark.parametrize("module", ["fastopt.kernels.drivers", *modules("baseline")])
+@pytest.mark.parametrize("module", ["fastopt.kernels.drivers", "fastopt.kernels.text", *modules("baseline")])
 def test_drivers_and_baseline_have_no_instruction_beyond_the_baseline(module):
     wrong = sorted({name for name, kind in instructions(module) if kind or BEYOND_BASELINE.fullmatch(name)})
     assert not wrong, f"{module} has {', '.join(wrong)}, which not every x86-64 processor runs"
@@ -224,7 +224,7 @@ def test_no_build_fuses_multiply_and_add_or_changes_the_floating_point_state(isa
 @disassembles
 @pytest.mark.parametrize("isa", kernels.compiled())
 def test_openmp_is_linked_into_the_drivers_alone(isa):
-    for module in modules(isa):
+    for module in ["fastopt.kernels.text", *modules(isa)]:
         spec = find_spec(module)
         assert spec is not None and spec.origin is not None
         text = subprocess.run(["objdump", "-p", spec.origin], capture_output=True, text=True, check=True).stdout

@@ -78,6 +78,30 @@ def test_train_on_svmlight_and_regression(tmp_path, table, rng, capsys):
     )
 
 
+def test_train_on_texts_and_caches(tmp_path, rng, capsys):
+    from fastopt.models import read_vw, write_cache
+
+    y = np.where(rng.random(300) < 0.5, 1, -1)
+    noise = rng.integers(0, 9, 300)
+    rows = list(zip(y, noise, strict=True))
+    (tmp_path / "t.vw").write_text("".join(f"{a} |x f{a} n{b}\n" for a, b in rows))
+    (tmp_path / "t.ffm").write_text("".join(f"{a} 0:{a + 1}:1 1:{b + 3}:1\n" for a, b in rows))
+    X, labels, _ = read_vw(tmp_path / "t.vw", n_features=2**12)
+    write_cache(tmp_path / "t.cache", X, labels)
+    for name in ("t.vw", "t.ffm", "t.cache"):
+        assert main(["train", str(tmp_path / name), "--bits", "12"]) == 0
+        text = capsys.readouterr().out
+        assert "300 rows" in text and "1.0000" in text  # the AUC
+    for line, word in (("|x a", "without a label"), ("1 2 |x a", "importances"), ("1 |x :", "line 301, column 6")):
+        with (tmp_path / "t.vw").open("a") as file:
+            file.write(f"{line}\n")
+        assert main(["train", str(tmp_path / "t.vw")]) == 2
+        assert word in capsys.readouterr().err
+        rest = (tmp_path / "t.vw").read_text().splitlines(keepends=True)[:300]
+        (tmp_path / "t.vw").write_text("".join(rest))
+    assert main(["train", str(tmp_path / "t.vw"), "--label", "a"]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

@@ -20,7 +20,7 @@ from sklearn.utils import murmurhash3_32
 
 from fastopt.errors import DTypeError, HyperParameterError, ShapeError, UnsupportedError
 from fastopt.models import features, flights
-from fastopt.models.features import ColumnHasher, read_csv, read_svmlight
+from fastopt.models.features import ColumnHasher, read_csv
 
 # Its MurmurHash3 with seed 0 is exactly -2**31, which has no absolute value among signed numbers.
 LOWEST = "a=cnCN+p"
@@ -381,7 +381,6 @@ def test_libraries_are_imported_only_when_used() -> None:
     "module, call, words",
     [
         ("pyarrow", lambda: read_csv("x.csv"), r'pyarrow.*pip install "fastopt\[cli\]"'),
-        ("sklearn.datasets", lambda: read_svmlight("x"), r'scikit-learn.*pip install "fastopt\[models\]"'),
         ("sklearn.utils", lambda: ColumnHasher(9, ["a"]).transform({"a": [1]}), r"scikit-learn.*fastopt\[models\]"),
         ("scipy.sparse", lambda: ColumnHasher(9, ["a"]).transform({"a": [1]}), r"scipy.*fastopt\[models\]"),
     ],
@@ -433,25 +432,6 @@ def test_read_csv_sources() -> None:
         read_csv(5)
     with pytest.raises(FileNotFoundError):
         read_csv("no such file.csv")
-
-
-def test_read_svmlight(tmp_path) -> None:
-    path = tmp_path / "x.svm"
-    path.write_text("1 1:0.5 3:2\n-1 2:1e-3\n")
-    X, y = read_svmlight(path)
-    assert (X.dtype, X.indices.dtype, X.shape) == (np.float32, np.int32, (2, 3))
-    np.testing.assert_array_equal(X.toarray(), np.array([[0.5, 0, 2], [0, 1e-3, 0]], np.float32))
-    assert y.tolist() == [1, -1]
-    assert read_svmlight(str(path), 10)[0].shape == (2, 10)
-    with pytest.raises(ShapeError, match=r"x\.svm cannot be read as svmlight.*2.*3"):
-        read_svmlight(path, 2)
-    with pytest.raises(HyperParameterError, match="n_features"):
-        read_svmlight(path, 0)
-    path.write_text("1 a:b\n")
-    with pytest.raises(ShapeError, match="cannot be read as svmlight"):
-        read_svmlight(path)
-    with pytest.raises(FileNotFoundError):
-        read_svmlight(tmp_path / "none")
 
 
 # ------------------------------------------------------------------------------------------------------------- flights

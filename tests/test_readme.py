@@ -11,6 +11,7 @@ import pytest
 import scipy.optimize
 
 import fastopt
+from fastopt.models import LinearClassifier
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -60,6 +61,16 @@ def test_models_example_runs(rng: np.random.Generator):
     scope: dict[str, object] = {"X": X, "y": y}
     exec(code, scope)
     assert scope["model"].t_ == 150
+
+
+def test_files_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.svm").write_text("1 1:2\n-1 2:3\n")
+    (tmp_path / "rows.vw").write_text("1 |a b\n-1 |a c d\n")
+    code = re.search(r"### Files and streams\n+```python\n(.*?)```", README.read_text(), re.S).group(1)
+    scope: dict[str, object] = {"model": LinearClassifier(optimizer="adagrad")}
+    exec(code, scope)
+    assert scope["X"].nnz == 3 and (scope["model"].predict(scope["X"]) == scope["y"]).all()
 
 
 def test_functions_example_runs():

@@ -1,33 +1,59 @@
-"""Linear models on sparse data (scikit-learn estimators), and the features for them.
+"""Linear models on sparse data (scikit-learn estimators), and the features for them: hashing, files, streams.
 
-The estimators need scikit-learn: ``pip install "fastopt[models]"``.
+The estimators need scikit-learn, the readers SciPy: ``pip install "fastopt[models]"``.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from .cache import read_cache as read_cache
+    from .cache import write_cache as write_cache
     from .features import ColumnHasher as ColumnHasher
     from .linear import LinearClassifier as LinearClassifier
     from .linear import LinearRegressor as LinearRegressor
+    from .streams import chunks as chunks
+    from .text import read_libffm as read_libffm
+    from .text import read_svmlight as read_svmlight
+    from .text import read_vw as read_vw
 
-__all__ = ["ColumnHasher", "LinearClassifier", "LinearRegressor"]
+#: Where what is public stands: imported when asked for.
+_HOMES = {
+    "ColumnHasher": "features",
+    "LinearClassifier": "linear",
+    "LinearRegressor": "linear",
+    "chunks": "streams",
+    "read_cache": "cache",
+    "read_libffm": "text",
+    "read_svmlight": "text",
+    "read_vw": "text",
+    "write_cache": "cache",
+}
+
+__all__ = [
+    "ColumnHasher",
+    "LinearClassifier",
+    "LinearRegressor",
+    "chunks",
+    "read_cache",
+    "read_libffm",
+    "read_svmlight",
+    "read_vw",
+    "write_cache",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ColumnHasher":
-        from .features import ColumnHasher
-
-        return ColumnHasher
-    if name in ("LinearClassifier", "LinearRegressor"):
-        try:
-            from . import linear
-        except ModuleNotFoundError as missing:
-            if missing.name and missing.name.split(".")[0] in ("sklearn", "scipy"):
-                raise UnsupportedError('the models need scikit-learn: pip install "fastopt[models]"') from missing
-            raise
-        return getattr(linear, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        home = import_module(f".{_HOMES[name]}", __name__)
+    except ModuleNotFoundError as missing:
+        if missing.name and missing.name.split(".")[0] in ("sklearn", "scipy"):
+            raise UnsupportedError('the models need scikit-learn: pip install "fastopt[models]"') from missing
+        raise
+    return getattr(home, name)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import checks
-from ..checks import need
+from ..checks import Array, need
 from ..errors import DTypeError, HyperParameterError, ShapeError, did_you_mean
 
 Words = npt.NDArray[np.uint32]
@@ -345,30 +345,14 @@ def read_csv(path_or_file: Any, columns: Sequence[str] | None = None) -> Any:
         raise ShapeError(f"{source} cannot be read as CSV: {error}") from error
 
 
-def read_svmlight(path: Any, n_features: int | None = None) -> tuple[Any, npt.NDArray[np.float64]]:
-    """Read a file in svmlight format.
+def numbers(texts: Any) -> Array:
+    """Texts as numbers, NaN where they are none."""
 
-    Parameters
-    ----------
-    path : str, path-like or binary file object
-        A path may end in .gz or .bz2.
-    n_features : int, optional
-        Width of the matrix; by default the largest index of the file decides.
+    def number(text: Any) -> float:
+        try:
+            return float(text)
+        except (TypeError, ValueError):
+            return float("nan")
 
-    Returns
-    -------
-    X : scipy.sparse.csr_matrix
-        float32, with int32 indices where they fit.
-    y : ndarray of float64
-        The labels as they stand in the file.
-    """
-    datasets = need("sklearn.datasets", "models")
-    if n_features is not None:
-        n_features = checks.integer(1, 2**31 - 1)("n_features", n_features)
-    try:
-        X, y = datasets.load_svmlight_file(path, n_features=n_features, dtype=np.float32)
-    except ValueError as error:
-        raise ShapeError(f"{path} cannot be read as svmlight: {error}") from error
-    if max(X.nnz, X.shape[1]) < 2**31:
-        X.indices, X.indptr = X.indices.astype(np.int32), X.indptr.astype(np.int32)
-    return X, y
+    values, place = np.unique(texts.astype(str), return_inverse=True)
+    return np.array([number(v) for v in values], np.float64)[place]

@@ -272,7 +272,8 @@ def test_wheel_has_every_module_and_no_source_of_kernels(wheel, files):
     assert not lost, f"pyproject.toml (packages, package-data) forgets {', '.join(sorted(lost))}"
     binaries = {n for n in names if n.endswith((".so", ".pyd"))}
     builds = ["baseline"] if platform.machine() not in ("x86_64", "AMD64") else ["baseline", "avx2", "avx512"]
-    want = {"fastopt/kernels/drivers", *(f"fastopt/kernels/builds/{b}_{d}" for b in builds for d in ("f32", "f64"))}
+    kernels = ["drivers", "text", *(f"builds/{b}_{d}" for b in builds for d in ("f32", "f64"))]
+    want = {f"fastopt/kernels/{name}" for name in kernels}
     assert {n.partition(".")[0] for n in binaries} == want
     if os.name != "nt":
         assert all(n.endswith(".abi3.so") for n in binaries)
@@ -489,7 +490,7 @@ def test_hostile_flags_in_the_environment_change_no_bit(kind, sdist, home, insta
     assert_right(found, expected["config"]["instruction sets that this CPU runs"])
     assert found["numpy"]["steps"] == expected["numpy"]["steps"]
     if shutil.which("objdump"):
-        for name in ("drivers", "builds/baseline_f32", "builds/baseline_f64"):
+        for name in ("drivers", "text", "builds/baseline_f32", "builds/baseline_f64"):
             (library,) = made.with_suffix("").glob(f"fastopt/kernels/{name}.*so")
             text = call("objdump", "-d", "--no-show-raw-insn", library)
             assert not re.search(r"%[yz]mm|\tv[a-z]", text), f"{name} has AVX instructions, so it cannot run everywhere"

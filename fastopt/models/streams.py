@@ -1,0 +1,257 @@
+"""Files of samples as streams of pieces, read and parsed in the background."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from .. import checks
+from ..checks import Array, need
+from ..errors import DTypeError, HyperParameterError, ParseError, ShapeError, did_you_mean
+from .cache import read_cache
+from .features import ColumnHasher, numbers
+from .text import VW, LibFFM, SVMLight, is_ours, open_bytes
+
+ROWS = 65536
+
+
+def chunks(path_or_file: Any, *, rows: int = ROWS, reader: str | None = None, **options: Any) -> Iterator[Any]:
+    """The samples of a file in pieces of so many rows, in bounded memory; a thread reads and parses ahead.
+
+    Parameters
+    ----------
+    path_or_file : str, path-like or binary file object
+        A path may end in .gz or .bz2 (but not Parquet); "-" is standard input.
+    rows : int, default 65536
+        Rows of a piece, from 1. The last piece, and pieces of tables from which rows are left out, have fewer.
+    reader : {"svmlight", "vw", "libffm", "csv", "parquet", "cache"}, optional
+        By default the ending of the path decides: .vw, .ffm, .csv, .parquet, .cache, and svmlight for any other.
+    **options
+        Those of `read_svmlight` (`zero_based` and `n_features` must be said), `read_vw`, `read_libffm` (`n_features` must be
+        said) or `read_cache`. For tables: `hasher`, a `ColumnHasher`; `label`, the name of a column of numbers; and
+        `above`: whether the label is above this number, in the place of the label. Rows whose label is no number are left out.
+
+    Yields
+    ------
+    tuple
+        What the reader of the whole file returns, of these rows: X and y, and the weights of `read_vw`, the fields of
+        `read_libffm`, the queries of `read_svmlight`. A piece is no longer used here once it is out.
+
+    Raises
+    ------
+    HyperParameterError, OSError
+        At the call: options that do not fit, a file that cannot be opened.
+    ParseError, ShapeError
+        When the turn of the bad line comes; the pieces before it are out.
+
+    Notes
+    -----
+    At most three pieces exist at a time: the caller's, one that waits, one in the making. Closing the iterator, or losing it,
+    ends the thread.
+
+    Examples
+    --------
+    >>> import io
+    >>> text = io.BytesIO(b"1 |a x y\\n-1 |a z\\n1 |a x\\n")
+    >>> [X.shape for X, y, weights in chunks(text, rows=2, reader="vw", n_features=16)]
+    [(2, 16), (1, 16)]
+    """
+    rows = checks.integer(1)("rows", rows)
+    name = form_of(path_or_file) if reader is None else checks.one_of(*READERS)("reader", reader)
+    kind = READERS[name]
+    known = list(inspect.signature(kind).parameters)[1:]
+    for option in options:
+        if option not in known:
+            raise HyperParameterError(f"the reader {name!r} has no option {option!r}.{did_you_mean(option, known)}")
+    source = kind(path_or_file, **options)
+    try:
+        source.ready_for_pieces()
+    except BaseException:
+        source.close()
+        raise
+    return _ahead(source, rows)
+
+
+def form_of(path_or_file: Any) -> str:
+    """The reader for a path, by its ending."""
+    if not isinstance(path_or_file, (str, os.PathLike)):
+        return "svmlight"
+    name = str(os.fspath(path_or_file)).lower()
+    ending = os.path.splitext(name.removesuffix(".gz").removesuffix(".bz2"))[1]
+    return {".vw": "vw", ".ffm": "libffm", ".csv": "csv", ".parquet": "parquet", ".cache": "cache"}.get(
+        ending, "svmlight"
+    )
+
+
+def _ahead(source: Any, rows: int) -> Iterator[Any]:
+    """The pieces of `source`, one of which is made while the caller has another."""
+    waiting: queue.Queue[Any] = queue.Queue(1)
+    over = threading.Event()
+
+    def put(item: Any) -> bool:
+        while not over.is_set():
+            try:
+                waiting.put(item, timeout=0.05)
+                return True
+            except queue.Full:
+                pass
+        return False
+
+    def work() -> None:
+        try:
+            while (piece := source.take(rows)) is not None:
+                if not put((piece, None)):
+                    return
+                del piece
+            put((None, None))
+        except BaseException as error:
+            put((None, error))
+        finally:
+            source.close()
+
+    # A daemon: one that waits for standard input must not keep the process.
+    thread = threading.Thread(target=work, name="fastopt.models.chunks", daemon=True)
+    thread.start()
+    try:
+        while True:
+            piece, error = waiting.get()
+            if error is not None:
+                raise error
+            if piece is None:
+                return
+            yield piece
+            del piece
+    finally:
+        over.set()
+        thread.join(1.0)
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+class _Table:
+    """A table as a source of pieces."""
+
+    def __init__(self, path_or_file: Any, hasher: Any, label: Any, above: Any) -> None:
+        if not isinstance(hasher, ColumnHasher):
+            raise DTypeError(f"hasher must be a ColumnHasher, got {type(hasher).__name__}")
+        if not isinstance(label, str):
+            raise HyperParameterError(f"label must be the name of a column, got {label!r}")
+        self.hasher, self.label = hasher, label
+        self.above = None if above is None else checks.number()("above", above)
+        features = dict.fromkeys([*hasher.columns, *(name for cross in hasher.crosses for name in cross)])
+        if label in features:
+            raise HyperParameterError(f"label {label!r} cannot be a feature as well")
+        self.columns = [*features, label]
+        self.owned = is_ours(path_or_file)
+        self.name, self.file = open_bytes(path_or_file)
+        self.held: list[Any] = []  # tables that are read and not given out
+        self.batches: Iterator[Any] | None = None
+
+    def open(self) -> Iterator[Any]:
+        """Batches of the columns."""
+        raise NotImplementedError
+
+    def ready_for_pieces(self) -> None:
+        """All pieces have the same width."""
+
+    def close(self) -> None:
+        """Close the file, if it was opened here."""
+        if self.owned:
+            self.file.close()
+
+    def take(self, rows: int) -> Any:
+        """The next (X, y)."""
+        pa = need("pyarrow", "cli")
+        try:
+            if self.batches is None:
+                self.batches = self.open()
+            while sum(map(len, self.held)) < rows and (batch := next(self.batches, None)) is not None:
+                self.held.append(pa.Table.from_batches([batch]))
+        except (KeyError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
+            if isinstance(error, ShapeError):
+                raise
+            raise ParseError(f"{self.name} cannot be read: {error}") from error
+        if not sum(map(len, self.held)):
+            return None
+        whole = pa.concat_tables(self.held)
+        table, rest = whole[:rows], whole[rows:]
+        self.held = [rest] if len(rest) else []
+        y = self._labels(table)
+        known = np.isfinite(y)
+        if not known.all():
+            table, y = table.filter(pa.array(known)), y[known]
+        return self.hasher.transform(table), y if self.above is None else y > self.above
+
+    def _labels(self, table: Any) -> Array:
+        column = table[self.label]
+        if str(column.type) in ("string", "large_string"):
+            return numbers(column.to_numpy())
+        try:
+            values: Array = column.cast("float64").to_numpy()  # a null is NaN
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise ShapeError(f"{self.name}: column {self.label!r} holds no numbers: {error}") from error
+        return values
+
+
+class CSV(_Table):
+    """A CSV file as a source of pieces."""
+
+    def __init__(self, path_or_file: Any, hasher: Any, label: Any, above: Any = None) -> None:
+        super().__init__(path_or_file, hasher, label, above)
+
+    def open(self) -> Iterator[Any]:
+        pa, csv = need("pyarrow", "cli"), need("pyarrow.csv", "cli")
+        types = dict.fromkeys(self.columns, pa.string())
+        options = csv.ConvertOptions(column_types=types, include_columns=self.columns)
+        return iter(csv.open_csv(self.file, convert_options=options))
+
+
+class Parquet(_Table):
+    """A Parquet file as a source of pieces."""
+
+    def __init__(self, path_or_file: Any, hasher: Any, label: Any, above: Any = None) -> None:
+        super().__init__(path_or_file, hasher, label, above)
+
+    def open(self) -> Iterator[Any]:
+        file = need("pyarrow.parquet", "cli").ParquetFile(self.file)
+        for column in self.columns:
+            if column not in file.schema_arrow.names:
+                known = file.schema_arrow.names
+                raise ShapeError(f"{self.name} has no column {column!r}.{did_you_mean(column, known)}")
+        return iter(file.iter_batches(batch_size=ROWS, columns=self.columns))
+
+
+class Cache:
+    """A file of `write_cache` as a source of pieces."""
+
+    def __init__(self, path_or_file: Any, verify: bool = True) -> None:
+        self.X, self.y = read_cache(path_or_file, verify=verify)
+        self.at = 0
+
+    def ready_for_pieces(self) -> None:
+        """All pieces have the same width."""
+
+    def close(self) -> None:
+        """The mapping ends with its arrays."""
+
+    def take(self, rows: int) -> Any:
+        """The next (X, y)."""
+        start, self.at = self.at, min(self.at + rows, len(self.y))
+        return None if start == self.at else (self.X[start : self.at], self.y[start : self.at])
+
+
+READERS: dict[str, Callable[..., Any]] = {
+    "svmlight": SVMLight,
+    "vw": VW,
+    "libffm": LibFFM,
+    "csv": CSV,
+    "parquet": Parquet,
+    "cache": Cache,
+}

@@ -14,8 +14,8 @@ from sklearn.model_selection import train_test_split
 from test_models import STEEP, problem, rows
 
 import fastopt
-from fastopt import scores
-from fastopt.models import LinearClassifier, LinearRegressor
+from fastopt import kernels, scores
+from fastopt.models import LinearClassifier, LinearRegressor, reference
 from fastopt.models.batches import REACH, BatchTrainer, Decay
 from fastopt.models.files import load_model, save_model
 from fastopt.optimizers.base import by_name
@@ -61,6 +61,22 @@ def test_regression_losses_find_what_scikit_learn_finds(rng):
 
 
 # ------------------------------------------------------------------------------------------------------------- batches
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scores_of_rows_equal_the_reference(dtype, rng):
+    indptr, indices, data, _ = rows(rng, 60, 1100, dtype)
+    w = rng.standard_normal(1100).astype(dtype)
+    want, got = np.empty(60, dtype), np.empty(60, dtype)
+    reference.row_scores(indptr, indices, data, w, 0.25, want)
+    assert kernels.drivers.row_scores(indptr, indices, data, w, 0.25, got, 1100) == -1
+    assert_bits(got, want)
+    exact = scipy_sparse.csr_matrix((data.astype(np.longdouble), indices, indptr), (60, 1100)) @ w.astype(np.longdouble)
+    np.testing.assert_allclose(got, (exact + 0.25).astype(np.float64), rtol=0, atol=20 * np.finfo(dtype).eps)
+    assert kernels.drivers.row_scores(indptr, indices, data, w[:1000], 0.25, got, 1100) >= 0
+    assert kernels.drivers.row_scores(indptr, indices, data[:-1], w, 0.25, got, 1100) >= 0
+    assert kernels.drivers.row_scores(indptr, indices, data, w, 0.25, got, 1000) >= 0
 
 
 @needs_native

@@ -6,6 +6,7 @@
 
 cdef enum:
     REACH = 1024                # powers of the decay that a level of its table has; three levels
+    BITS = 10
 
 cdef struct Batches:
     span_t span
@@ -32,7 +33,9 @@ cdef struct Batches:
     Py_ssize_t begin, end       # samples of this batch
     int itemsize
     char *slopes                # of the samples of the batch
-    int32_t *place              # where a feature stands among those that its thread has met
+    int64_t *place              # where a feature stands among those that its thread has met, counted from `base`
+    int64_t base                # below it: not met in this batch
+    Py_ssize_t n                # samples of this call
     char *scratch
     Py_ssize_t room, cap, own
 
@@ -40,20 +43,13 @@ cdef struct Batches:
 cdef inline real caught(real w, int64_t k, const double *t, double l1) noexcept nogil:
     # After k steps w <- soft(w, l1) * d, of which the magnitude is max(0, d^k |w| - l1 (d + ... + d^k)). `t` has the powers
     # of d and the sums for k below REACH, for its multiples, and for the multiples of its square.
-    cdef int64_t low = k % REACH, mid = k // REACH % REACH, high = k // (REACH * REACH)
+    cdef int64_t low = k & (REACH - 1), mid = k >> BITS & (REACH - 1), high = k >> 2 * BITS
     cdef double d = t[low] * (t[REACH + mid] * t[2 * REACH + high])
     cdef double s = t[3 * REACH + low] + t[low] * (t[4 * REACH + mid] + t[REACH + mid] * t[5 * REACH + high])
     cdef double m = d * fabs(<double>w) - l1 * s
     if m <= 0:
         return 0
     return <real>(-m if w < 0 else m)
-
-
-cdef inline real weight_of(const Batches *m, const real *records, int32_t f, real up) noexcept nogil:
-    cdef real w = records[f * m.stride]
-    if m.last != NULL:
-        return caught(w, m.step - m.last[f], m.decay, m.l1)
-    return up * w
 
 
 cdef void score_samples(const Batches *m, real *scratch, int k, int threads) noexcept nogil:
@@ -72,21 +68,22 @@ cdef void score_samples(const Batches *m, real *scratch, int k, int threads) noe
     cdef double slope
     for i in range(begin, end):
         r = m.order[i]
-        if i + 8 < end:
+        if i + 8 < m.n:
             FO_PREFETCH_READ(m.indices + m.indptr[m.order[i + 8]])
             FO_PREFETCH_READ(data + m.indptr[m.order[i + 8]])
-        if i + 2 < end:
+        if i + 2 < m.n:
             for j in range(m.indptr[m.order[i + 2]], m.indptr[m.order[i + 2] + 1]):
                 FO_PREFETCH_READ(records + m.indices[j] * m.stride)
+                if m.last != NULL:
+                    FO_PREFETCH_READ(m.last + m.indices[j])
         at = m.indptr[r]
         n = m.indptr[r + 1] - at
         ids = m.indices + at
-        if m.last != NULL:
+        for j in range(n):
+            p[j] = up * records[ids[j] * m.stride]
+        if m.last != NULL:                  # the scale is 1
             for j in range(n):
-                p[j] = weight_of(m, records, ids[j], up)
-        else:
-            for j in range(n):
-                p[j] = up * records[ids[j] * m.stride]
+                p[j] = caught(p[j], m.step - m.last[ids[j]], m.decay, m.l1)
         memcpy(x, data + at, n * sizeof(real))
         if bias != NULL:
             p[n], x[n] = bias[0], 1
@@ -114,45 +111,61 @@ cdef void update_features(const Batches *m, real *scratch, int k, int threads) n
     cdef const real *slopes = <const real *>m.slopes
     cdef const real *x
     cdef const int32_t *ids
-    cdef int32_t *place = m.place
-    cdef int32_t f, q
-    cdef Py_ssize_t i, j, c, n, at, start, count = 0
+    cdef int64_t *place = m.place
+    cdef int32_t f
+    cdef Py_ssize_t i, j, c, n, at, start, q, count = 0
+    cdef bint fresh
     cdef real up = <real>m.scale, down = <real>(1.0 / m.scale), slope
     for i in range(m.begin, m.end):
         at = m.indptr[m.order[i]]
         n = m.indptr[m.order[i] + 1] - at
         ids, x, slope = m.indices + at, data + at, slopes[i - m.begin]
+        if i + 1 < m.n:
+            for j in range(m.indptr[m.order[i + 1]], m.indptr[m.order[i + 1] + 1]):
+                FO_PREFETCH(place + m.indices[j])
         c = n
         if threads > 1:
             c = 0
             for j in range(n):
                 mine[c] = <int32_t>j
                 c += owner(ids[j], threads) == k
+        # Without branches, of which half would be guessed wrong.
         for j in range(c):
             at = mine[j] if threads > 1 else j
             f = ids[at]
-            q = place[f]
-            if q < count and touched[q] == f:
-                g[q] = g[q] + slope * x[at]
-            else:
-                place[f], touched[count], g[count] = <int32_t>count, f, slope * x[at]
-                count += 1
+            fresh = place[f] < m.base
+            q = count if fresh else place[f] - m.base
+            place[f], touched[q] = m.base + q, f
+            g[q] = (0 if fresh else g[q]) + slope * x[at]
+            count += fresh
     start = 0
     while start < count:
         n = count - start if count - start < GATHER else GATHER
         ids = touched + start
-        for j in range(n):
-            p[j] = weight_of(m, records, ids[j], up)
-            for q in range(m.n_states):
-                s[q * GATHER + j] = records[ids[j] * m.stride + 1 + q]
-        m.span(n, p, g + start, s, s + GATHER, s + 2 * GATHER, s + 3 * GATHER, m.h)
-        for j in range(n):
-            records[ids[j] * m.stride] = down * p[j]
-            for q in range(m.n_states):
-                records[ids[j] * m.stride + 1 + q] = s[q * GATHER + j]
-        if m.last != NULL:
+        if start + GATHER < count:
+            c = count - start - GATHER
+            fetch_records(records, ids + GATHER, c if c < GATHER else GATHER, m.stride)
+        if m.n_states == 0:
+            gather(p, s, GATHER, records, ids, n, 1, 0, up)
+        elif m.n_states == 1:
+            gather(p, s, GATHER, records, ids, n, 2, 1, up)
+        elif m.n_states == 2:
+            gather(p, s, GATHER, records, ids, n, 4, 2, up)
+        else:
+            gather(p, s, GATHER, records, ids, n, m.stride, m.n_states, up)
+        if m.last != NULL:              # the scale is 1
             for j in range(n):
+                p[j] = caught(p[j], m.step - m.last[ids[j]], m.decay, m.l1)
                 m.last[ids[j]] = m.step
+        m.span(n, p, g + start, s, s + GATHER, s + 2 * GATHER, s + 3 * GATHER, m.h)
+        if m.n_states == 0:
+            scatter(p, s, GATHER, records, ids, n, 1, 0, down)
+        elif m.n_states == 1:
+            scatter(p, s, GATHER, records, ids, n, 2, 1, down)
+        elif m.n_states == 2:
+            scatter(p, s, GATHER, records, ids, n, 4, 2, down)
+        else:
+            scatter(p, s, GATHER, records, ids, n, m.stride, m.n_states, down)
         start += GATHER
     if bias != NULL and k == 0:
         g[0] = slopes[0]
@@ -169,22 +182,28 @@ cdef void update_features(const Batches *m, real *scratch, int k, int threads) n
 
 cdef void score_share(void *what, int k, int threads) noexcept nogil:
     cdef const Batches *m = <const Batches *>what
-    cdef fo_fpenv saved = fo_fp_enter()
+    cdef fo_fpenv saved
+    if threads > 1:                     # else the caller has
+        saved = fo_fp_enter()
     if m.itemsize == 4:
         score_samples[float](m, <float *>(m.scratch + k * m.own), k, threads)
     else:
         score_samples[double](m, <double *>(m.scratch + k * m.own), k, threads)
-    fo_fp_leave(saved)
+    if threads > 1:
+        fo_fp_leave(saved)
 
 
 cdef void update_share(void *what, int k, int threads) noexcept nogil:
     cdef const Batches *m = <const Batches *>what
-    cdef fo_fpenv saved = fo_fp_enter()
+    cdef fo_fpenv saved
+    if threads > 1:
+        saved = fo_fp_enter()
     if m.itemsize == 4:
         update_features[float](m, <float *>(m.scratch + k * m.own), k, threads)
     else:
         update_features[double](m, <double *>(m.scratch + k * m.own), k, threads)
-    fo_fp_leave(saved)
+    if threads > 1:
+        fo_fp_leave(saved)
 
 
 def batches(addresses, str span, int n_states, str loss, double parameter, records, bias, Py_ssize_t stride, indptr,
@@ -195,13 +214,15 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
     As `samples`, a row of `h` for each batch. The gradient of a batch is the sum of its samples' by the number of samples and
     `mean`, the mean weight of a sample. With `last`, the steps whose penalty each feature's weight has had, the penalty is
     that of `decay` and `l1`, see ``caught``, caught up when a feature is touched; the scale must be 1. `step`: those made
-    before. `place`: int32, one for each feature, of any values that are not negative. The bits are the same for any `threads`.
+    before. `place`: int64, one for each feature and one more, zeros at first and then what the last call left. The bits are
+    the same for any `threads`.
     """
     cdef Batches m
     cdef int itemsize = data.itemsize
-    cdef Py_ssize_t n = len(order), most = 0, entries, i
+    cdef Py_ssize_t n = len(order), last_place = len(place) - 1, most = 0, entries, i
     cdef size_t at
     cdef char *memory
+    cdef fo_fpenv saved
     cdef Py_ssize_t h_stride = 0 if one_row else h.strides[0]
     if n == 0:
         return scale
@@ -220,15 +241,16 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
     m.order = <const int32_t *>buffer(order)
     m.h = <const char *>buffer(h) + SPAN * itemsize
     m.scale, m.step, m.l1, m.itemsize = scale, step, l1, itemsize
-    m.last, m.decay, m.place = <int64_t *>buffer(last, 1), <const double *>buffer(decay), <int32_t *>buffer(place, 1)
+    m.last, m.decay, m.place = <int64_t *>buffer(last, 1), <const double *>buffer(decay), <int64_t *>buffer(place, 1)
     entries = 0
     for i in range(n):
         if i % size == 0:
             entries = 0
         entries += m.indptr[m.order[i] + 1] - m.indptr[m.order[i]]
         most = entries if entries > most else most
-    if most > len(place):
-        most = len(place)
+    if most > last_place:
+        most = last_place
+    m.base, m.n = m.place[last_place] + 1, n
     m.room = (longest + 1 + 2 * PAD - 1) // PAD * PAD
     m.cap = (most + PAD) // PAD * PAD
     m.own = (2 * m.room if 2 * m.room > 5 * GATHER + m.cap else 5 * GATHER + m.cap) * itemsize
@@ -240,6 +262,7 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
     at = (at + 63) // 64 * 64
     m.scratch, m.slopes = <char *>at, <char *>at + threads * m.own
     with nogil:
+        saved = fo_fp_enter()
         m.begin = 0
         while m.begin < n:
             m.end = m.begin + size if n - m.begin > size else n
@@ -249,71 +272,80 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
             m.scale = m.scale * shrink
             m.h += h_stride
             m.step += 1
+            m.base += most
             m.begin = m.end
+        m.place[last_place] = m.base
+        fo_fp_leave(saved)
     PyMem_Free(memory)
     return m.scale
 
 
-cdef Py_ssize_t rows_scored(score_t score, real *scratch, Py_ssize_t room, const int64_t *indptr, const int32_t *indices,
-                            const real *data, Py_ssize_t entries, const real *w, Py_ssize_t n_features, real bias,
+cdef Py_ssize_t rows_scored(int32_t *ids, Py_ssize_t room, const int64_t *indptr, const int32_t *indices,
+                            const real *data, Py_ssize_t entries, const real *w, Py_ssize_t n_features, double bias,
                             real *out, Py_ssize_t n) noexcept nogil:
     # A row's indices are copied before they are looked at: another thread may change the caller's.
-    cdef real *p = scratch
-    cdef real *x = scratch + room
-    cdef int32_t *ids = <int32_t *>(scratch + 2 * room)
-    cdef Py_ssize_t r, j, at, count
+    # Products and sums in double, in four lanes of which lane k takes the entries k mod 4: rows are short, and what is waited
+    # for is the next addition.
+    cdef Py_ssize_t r, j, at, count, whole
     cdef uint32_t largest
+    cdef double a, b, c, d
+    cdef const real *x
     for r in range(n):
         at = indptr[r]
         count = indptr[r + 1] - at
-        if at < 0 or count < 0 or count > entries - at or count >= room - PAD:
+        if at < 0 or count < 0 or count > entries - at or count > room:
             return r
         memcpy(ids, indices + at, count * 4)
-        memcpy(x, data + at, count * sizeof(real))
         largest = 0
-        for j in range(count):
-            largest = <uint32_t>ids[j] if <uint32_t>ids[j] > largest else largest
-        if count > 0 and largest >= n_features:
-            return r
-        for j in range(count):
-            p[j] = w[ids[j]]
-        memset(p + count, 0, PAD * sizeof(real))
-        memset(x + count, 0, PAD * sizeof(real))
-        out[r] = <real>(score((count + PAD - 1) // PAD * PAD, p, x) + <double>bias)
+        for j in range(count):              # at least the largest, and mostly small enough
+            largest = largest | <uint32_t>ids[j]
+        if largest >= n_features:
+            for j in range(count):
+                if <uint32_t>ids[j] >= n_features:
+                    return r
+        a, b, c, d, x = 0, 0, 0, 0, data + at
+        whole = count - count % 4
+        for j in range(0, whole, 4):
+            a = a + <double>w[ids[j]] * <double>x[j]
+            b = b + <double>w[ids[j + 1]] * <double>x[j + 1]
+            c = c + <double>w[ids[j + 2]] * <double>x[j + 2]
+            d = d + <double>w[ids[j + 3]] * <double>x[j + 3]
+        if whole < count:
+            a = a + <double>w[ids[whole]] * <double>x[whole]
+        if whole + 1 < count:
+            b = b + <double>w[ids[whole + 1]] * <double>x[whole + 1]
+        if whole + 2 < count:
+            c = c + <double>w[ids[whole + 2]] * <double>x[whole + 2]
+        out[r] = <real>(((a + b) + (c + d)) + bias)
     return -1
 
 
-def row_scores(addresses, indptr, indices, data, w, double bias, out, Py_ssize_t longest):
+def row_scores(indptr, indices, data, w, double bias, out, Py_ssize_t longest):
     """The scores of CSR rows; returns the first row whose offsets or indices are out of bounds, or -1.
 
     Arrays are contiguous: int64 offsets, int32 indices, data, weights and `out` of one dtype.
     """
-    cdef size_t at = addresses["score"]
-    cdef score_t score = <score_t><void *>at
     cdef int itemsize = data.itemsize
-    cdef Py_ssize_t room = (longest + 3 * PAD) // PAD * PAD, n = len(out), n_features = len(w)
+    cdef Py_ssize_t n = len(out), n_features = len(w)
     cdef Py_ssize_t entries = len(indices) if len(indices) < len(data) else len(data)
     cdef Py_ssize_t bad
-    cdef void *start = buffer(indptr)
-    cdef void *ids = buffer(indices)
+    cdef const int64_t *start = <const int64_t *>buffer(indptr)
+    cdef const int32_t *columns = <const int32_t *>buffer(indices)
     cdef void *x = buffer(data)
     cdef void *by = buffer(w)
     cdef void *to = buffer(out, 1)
     cdef fo_fpenv saved
-    cdef char *scratch = <char *>PyMem_Malloc(room * (2 * itemsize + 4) + 64)
-    if scratch == NULL:
+    cdef int32_t *ids = <int32_t *>PyMem_Malloc((longest + 1) * 4)
+    if ids == NULL:
         raise MemoryError
-    at = <size_t>scratch
-    at = (at + 63) // 64 * 64
     with nogil:
         saved = fo_fp_enter()
         if itemsize == 4:
-            bad = rows_scored[float](score, <float *>at, room, <const int64_t *>start, <const int32_t *>ids,
-                                     <const float *>x, entries, <const float *>by, n_features, <float>bias,
-                                     <float *>to, n)
+            bad = rows_scored[float](ids, longest, start, columns, <const float *>x, entries, <const float *>by,
+                                     n_features, bias, <float *>to, n)
         else:
-            bad = rows_scored[double](score, <double *>at, room, <const int64_t *>start, <const int32_t *>ids,
-                                      <const double *>x, entries, <const double *>by, n_features, bias, <double *>to, n)
+            bad = rows_scored[double](ids, longest, start, columns, <const double *>x, entries,
+                                      <const double *>by, n_features, bias, <double *>to, n)
         fo_fp_leave(saved)
-    PyMem_Free(scratch)
+    PyMem_Free(ids)
     return bad

@@ -127,7 +127,6 @@ def batches(
     threads: int,
 ) -> float: ...
 def row_scores(
-    addresses: Mapping[str, int],
     indptr: Array,
     indices: Array,
     data: Array,

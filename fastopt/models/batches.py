@@ -61,7 +61,7 @@ class BatchTrainer(SampleTrainer):
         self.decay: Decay | None = None
         self.settled = 0
         super().__init__(*of_a_trainer)
-        self.place = np.zeros(len(self.records), np.int32)
+        self.place = np.zeros(len(self.records) + 1, np.int64)
 
     def set_rate(self, lr: Any, l2: float, l1: float | None = None, size: int | None = None) -> None:
         """As `SampleTrainer.set_rate`; the penalty due until now is paid at the rate until now."""

@@ -286,6 +286,8 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         self.t_ += len(visits) * self.n_iter_
         for model in self._models:
             records = model.trainer.records[:, 0]
+            if len(indices) < len(records):  # only weights of these features have moved
+                records = records[indices]
             with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever a weight is not
                 suspect = not np.isfinite(records.sum())
             if suspect and not np.isfinite(records).all():
@@ -369,7 +371,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         out = np.empty((len(self._models), X.shape[0]), dtype)
         for scores, model in zip(out, self._models, strict=True):
             w, b = model.weights(), float(dtype.type(model.intercept()))
-            if kernels.drivers.row_scores(kernels.table[dtype.name], indptr, indices, data, w, b, scores, longest) >= 0:
+            if kernels.drivers.row_scores(indptr, indices, data, w, b, scores, longest) >= 0:
                 return None  # the checks will say what is wrong
         return out[0] if len(out) == 1 else np.ascontiguousarray(out.T)
 

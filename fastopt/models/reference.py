@@ -117,7 +117,7 @@ def batches(
                 slope = real((weight * derivative(dot(p, x), float(y[r]), parameter)) * by)
                 slopes.append(slope)
                 for f, v in zip(ids.tolist(), data[part], strict=True):
-                    sums[f] = sums[f] + slope * v if f in sums else slope * v
+                    sums[f] = sums.get(f, real(0)) + slope * v
             ids = np.fromiter(sums, np.int64, len(sums))
             p, g = weight_of(ids, up), np.array(list(sums.values()), real)
             states: list[Any] = [records[ids, 1 + q] for q in range(n_states)]
@@ -137,3 +137,13 @@ def batches(
             scale = scale * shrink
             step += 1
     return scale
+
+
+def row_scores(indptr: Array, indices: Array, data: Array, w: Array, bias: float, out: Array) -> None:
+    """The scores of CSR rows. See ``kernels.drivers.row_scores``."""
+    for r in range(len(out)):
+        part = slice(int(indptr[r]), int(indptr[r + 1]))
+        lanes = [0.0] * 4
+        for j, (f, x) in enumerate(zip(indices[part], data[part], strict=True)):
+            lanes[j % 4] += float(w[f]) * float(x)
+        out[r] = ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + bias

@@ -280,71 +280,75 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
     return m.scale
 
 
-cdef Py_ssize_t rows_scored(int32_t *ids, Py_ssize_t room, const int64_t *indptr, const int32_t *indices,
-                            const real *data, Py_ssize_t entries, const real *w, Py_ssize_t n_features, double bias,
+cdef Py_ssize_t rows_scored(int32_t *copied, Py_ssize_t room, const int64_t *indptr, const int32_t *indices,
+                            const real *data, const real *w, Py_ssize_t n_features, real bias,
                             real *out, Py_ssize_t n) noexcept nogil:
-    # A row's indices are copied before they are looked at: another thread may change the caller's.
-    # Products and sums in double, in four lanes of which lane k takes the entries k mod 4: rows are short, and what is waited
-    # for is the next addition.
-    cdef Py_ssize_t r, j, at, count, whole
+    # Indices are copied before they are looked at, those of several rows at once: another thread may change the caller's. In
+    # four lanes, of which lane k takes the entries k mod 4 of whole fours and the first the rest: what is waited for is the
+    # next addition.
+    cdef Py_ssize_t r = 0, stop, j, at, count, whole
+    cdef int32_t *ids
     cdef uint32_t largest
-    cdef double a, b, c, d
+    cdef real a, b, c, d
     cdef const real *x
-    for r in range(n):
-        at = indptr[r]
-        count = indptr[r + 1] - at
-        if at < 0 or count < 0 or count > entries - at or count > room:
-            return r
-        memcpy(ids, indices + at, count * 4)
+    while r < n:
+        at, stop = indptr[r], r + 1
+        while stop < n and indptr[stop + 1] - at <= room:
+            stop = stop + 1
+        count = indptr[stop] - at
+        memcpy(copied, indices + at, count * 4)
         largest = 0
         for j in range(count):              # at least the largest, and mostly small enough
-            largest = largest | <uint32_t>ids[j]
+            largest = largest | <uint32_t>copied[j]
         if largest >= n_features:
             for j in range(count):
-                if <uint32_t>ids[j] >= n_features:
+                if <uint32_t>copied[j] >= n_features:
                     return r
-        a, b, c, d, x = 0, 0, 0, 0, data + at
-        whole = count - count % 4
-        for j in range(0, whole, 4):
-            a = a + <double>w[ids[j]] * <double>x[j]
-            b = b + <double>w[ids[j + 1]] * <double>x[j + 1]
-            c = c + <double>w[ids[j + 2]] * <double>x[j + 2]
-            d = d + <double>w[ids[j + 3]] * <double>x[j + 3]
-        if whole < count:
-            a = a + <double>w[ids[whole]] * <double>x[whole]
-        if whole + 1 < count:
-            b = b + <double>w[ids[whole + 1]] * <double>x[whole + 1]
-        if whole + 2 < count:
-            c = c + <double>w[ids[whole + 2]] * <double>x[whole + 2]
-        out[r] = <real>(((a + b) + (c + d)) + bias)
+        while r < stop:
+            ids = copied + (indptr[r] - at)
+            count = indptr[r + 1] - indptr[r]
+            a, b, c, d, x = 0, 0, 0, 0, data + indptr[r]
+            whole = count & ~<Py_ssize_t>3
+            j = 0
+            while j < whole:
+                a = a + w[ids[j]] * x[j]
+                b = b + w[ids[j + 1]] * x[j + 1]
+                c = c + w[ids[j + 2]] * x[j + 2]
+                d = d + w[ids[j + 3]] * x[j + 3]
+                j = j + 4
+            while j < count:
+                a = a + w[ids[j]] * x[j]
+                j = j + 1
+            out[r] = ((a + b) + (c + d)) + bias
+            r = r + 1
     return -1
 
 
 def row_scores(indptr, indices, data, w, double bias, out, Py_ssize_t longest):
-    """The scores of CSR rows; returns the first row whose offsets or indices are out of bounds, or -1.
+    """The scores of CSR rows; returns -1, or a row not far before one that has an index out of bounds.
 
-    Arrays are contiguous: int64 offsets, int32 indices, data, weights and `out` of one dtype.
+    Arrays are contiguous: int64 offsets that the caller has checked, of rows of at most `longest` entries, int32 indices, data,
+    weights and `out` of one dtype.
     """
     cdef int itemsize = data.itemsize
     cdef Py_ssize_t n = len(out), n_features = len(w)
-    cdef Py_ssize_t entries = len(indices) if len(indices) < len(data) else len(data)
-    cdef Py_ssize_t bad
+    cdef Py_ssize_t bad, room = longest if longest > 4096 else 4096
     cdef const int64_t *start = <const int64_t *>buffer(indptr)
     cdef const int32_t *columns = <const int32_t *>buffer(indices)
     cdef void *x = buffer(data)
     cdef void *by = buffer(w)
     cdef void *to = buffer(out, 1)
     cdef fo_fpenv saved
-    cdef int32_t *ids = <int32_t *>PyMem_Malloc((longest + 1) * 4)
+    cdef int32_t *ids = <int32_t *>PyMem_Malloc(room * 4)
     if ids == NULL:
         raise MemoryError
     with nogil:
         saved = fo_fp_enter()
         if itemsize == 4:
-            bad = rows_scored[float](ids, longest, start, columns, <const float *>x, entries, <const float *>by,
-                                     n_features, bias, <float *>to, n)
+            bad = rows_scored[float](ids, room, start, columns, <const float *>x, <const float *>by,
+                                     n_features, <float>bias, <float *>to, n)
         else:
-            bad = rows_scored[double](ids, longest, start, columns, <const double *>x, entries,
+            bad = rows_scored[double](ids, room, start, columns, <const double *>x,
                                       <const double *>by, n_features, bias, <double *>to, n)
         fo_fp_leave(saved)
     PyMem_Free(ids)

@@ -365,9 +365,9 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
             return None
         indptr = X.indptr.astype(np.int64)
         indices, data = np.ascontiguousarray(X.indices), np.ascontiguousarray(X.data)
-        longest = int(np.diff(indptr).max(initial=0))
-        if not 0 <= longest <= len(data):
+        if indptr[0] < 0 or (indptr[1:] < indptr[:-1]).any() or indptr[-1] > min(len(indices), len(data)):
             return None
+        longest = int(np.diff(indptr).max(initial=0))
         out = np.empty((len(self._models), X.shape[0]), dtype)
         for scores, model in zip(out, self._models, strict=True):
             w, b = model.weights(), float(dtype.type(model.intercept()))

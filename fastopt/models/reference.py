@@ -143,7 +143,9 @@ def row_scores(indptr: Array, indices: Array, data: Array, w: Array, bias: float
     """The scores of CSR rows. See ``kernels.drivers.row_scores``."""
     for r in range(len(out)):
         part = slice(int(indptr[r]), int(indptr[r + 1]))
-        lanes = [0.0] * 4
-        for j, (f, x) in enumerate(zip(indices[part], data[part], strict=True)):
-            lanes[j % 4] += float(w[f]) * float(x)
-        out[r] = ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + bias
+        terms = w[indices[part]] * data[part]
+        lanes = [w.dtype.type(0)] * 4
+        for j, term in enumerate(terms):
+            k = j % 4 if j < len(terms) // 4 * 4 else 0
+            lanes[k] = lanes[k] + term
+        out[r] = ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + w.dtype.type(bias)

@@ -17,6 +17,7 @@ from . import checks, config
 from .checks import need
 from .errors import FastoptError, HyperParameterError, NonFiniteError, ShapeError, UnsupportedError
 from .optimizers.base import ALIASES, Optimizer
+from .scores import VALUES
 from .version import __version__
 
 #: The optimizers of the demo, with the rates that `fastopt demo --tune` finds on the training days.
@@ -124,10 +125,12 @@ def _parser() -> argparse.ArgumentParser:
         help="learning rate; several: one for each pass, the last for the rest",
     )
     train.add_argument("--epochs", type=int, default=3)
+    train.add_argument("--l1", type=float, default=0.0)
     train.add_argument("--l2", type=float, default=0.0)
-    train.add_argument("--loss", default="log_loss", choices=["log_loss", "hinge", "squared_error", "huber"])
-    train.add_argument("--mode", default="sequential", choices=["sequential", "hogwild"])
-    train.add_argument("--jobs", type=int, default=1, help="threads of --mode hogwild")
+    train.add_argument("--loss", default="log_loss", choices=list(VALUES))
+    train.add_argument("--mode", default="sequential", choices=["sequential", "minibatch", "hogwild"])
+    train.add_argument("--batch-size", type=int, default=256, help="samples of a step of --mode minibatch")
+    train.add_argument("--jobs", type=int, default=1, help="threads of --mode minibatch and hogwild")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--out", metavar="FILE.npz", help="save the (best) model here")
     train.add_argument("--plot", metavar="FILE.png", help="draw the held-out loss after each pass")
@@ -197,19 +200,19 @@ def _evaluate(model: Any, data: Split) -> tuple[float, float]:
     """Mean held-out loss, and AUC (of a classifier) or R^2."""
     from sklearn.metrics import r2_score, roc_auc_score
 
+    from .models.linear import LOSS_PARAMETERS
+
     y = data.y_held
+    loss = VALUES[model.loss]
     if not hasattr(model, "decision_function"):
-        z = model.predict(data.X_held)
-        if getattr(model, "loss", "") == "huber":
-            r = np.abs(z - y)
-            loss = np.where(r <= model.epsilon, r * r / 2, model.epsilon * (r - model.epsilon / 2))
-        else:
-            loss = (z - y) ** 2 / 2
-        return float(loss.mean()), float(r2_score(y, z))
+        found = model.predict(data.X_held)
+        z = np.log(found) if model.loss == "poisson" else found
+        return float(loss(z, y, getattr(model, LOSS_PARAMETERS.get(model.loss, ""), 0.0)).mean()), float(
+            r2_score(y, found)
+        )
     z = model.decision_function(data.X_held).astype(np.float64)
-    margin = np.where(y == model.classes_[1], z, -z)
-    loss = np.maximum(0, 1 - margin) if model.loss == "hinge" else np.logaddexp(0, -margin)
-    return float(loss.mean()), float(roc_auc_score(y == model.classes_[1], z))
+    second = y == model.classes_[1]
+    return float(loss(z, np.where(second, 1.0, -1.0), 0.0).mean()), float(roc_auc_score(second, z))
 
 
 def _progress(total: int, unit: str = "pass") -> Any:
@@ -288,7 +291,16 @@ def _train(args: argparse.Namespace) -> int:
     results = []
     with _progress(len(names) * args.epochs) as bar:
         for name in names:
-            model = cls(args.loss, optimizer=name, lr=args.lr[0], l2=args.l2, mode=args.mode, n_jobs=args.jobs)
+            model = cls(
+                args.loss,
+                optimizer=name,
+                lr=args.lr[0],
+                l1=args.l1,
+                l2=args.l2,
+                mode=args.mode,
+                batch_size=args.batch_size,
+                n_jobs=args.jobs,
+            )
             bar.set_description(name)
             try:
                 results.append(_fit(name, model, args.lr, args.epochs, data, args.seed, bar.update))

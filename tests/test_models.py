@@ -18,11 +18,14 @@ import fastopt
 from fastopt import csr, kernels, scores
 from fastopt.models import LinearClassifier, LinearRegressor
 from fastopt.models.files import load_model, save_model
+from fastopt.models.linear import CLASSIFIER_LOSSES
 from fastopt.models.samples import SampleTrainer
 from fastopt.optimizers.base import ALIASES, by_name
 
 scipy_sparse = pytest.importorskip("scipy.sparse")
-LOSSES = ["log_loss", "hinge", "squared_error", "huber"]
+LOSSES = sorted(scores.DERIVATIVES)
+#: Losses that grow faster than linearly, beside a row of many entries, need small rates.
+STEEP = {"squared_hinge", "modified_huber", "squared_epsilon_insensitive", "poisson"}
 NAMES = [*(k for k, cls in fastopt.Optimizer.known.items() if cls.for_samples), *ALIASES]
 
 
@@ -60,21 +63,22 @@ def trainer(
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_equal_the_reference(name, dtype, use_build, rng):
-    """Every loss, with and without penalty and intercept, rows longer than a block of the dot product among them."""
+    """Every loss, with and without penalty, weights and intercept, rows longer than a block of the dot product among them."""
     data = rows(rng, 60, 1100, dtype)
     order = rng.permutation(60).astype(np.int32)
+    weights = rng.uniform(0, 3, 60).astype(dtype)
     for loss in LOSSES:
         # With the large penalty the common scale is folded into the weights several times in 60 samples.
         for l2, fit_intercept in [(0.0, True), (0.01, False), (30.0, True)]:
-            setting = {"loss": loss, "l2": l2, "fit_intercept": fit_intercept}
+            setting = {"loss": loss, "l2": l2, "fit_intercept": fit_intercept, "lr": 1e-4 if loss in STEEP else 0.05}
             want = trainer(name, dtype, "numpy", **setting)
             for o in (order, None):
-                want.train(*data, o)
+                want.train(*data, o, weights=weights if l2 else None)
             for isa in native_builds():
                 use_build(isa)
                 got = trainer(name, dtype, "native", **setting)
                 for o in (order, None):
-                    got.train(*data, o)
+                    got.train(*data, o, weights=weights if l2 else None)
                 assert got.steps == want.steps == 120
                 assert got.scale == want.scale
                 assert_bits(got.records, want.records, f"{isa} {setting} records")
@@ -122,7 +126,7 @@ def test_dot_is_accurate_and_padding_adds_nothing(rng):
 # ------------------------------------------------------------------------------------------------- outside comparisons
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", sorted(set(LOSSES) - {"quantile", "poisson"}))  # which its SGD lacks
 @pytest.mark.parametrize("fit_intercept", [True, False])
 def test_plain_sgd_equals_scikit_learn(loss, fit_intercept, rng):
     """Without penalty and shuffling both are the same algorithm."""
@@ -130,12 +134,16 @@ def test_plain_sgd_equals_scikit_learn(loss, fit_intercept, rng):
     common = {"fit_intercept": fit_intercept, "shuffle": False}
     peer = {"penalty": None, "learning_rate": "constant", "eta0": 0.03, "max_iter": 3, "tol": None, **common}
     ours = {"loss": loss, "optimizer": "sgd", "lr": 0.03, "epochs": 3, **common}
-    if loss in ("log_loss", "hinge"):
+    weights = rng.uniform(0, 3, 200)
+    if loss in CLASSIFIER_LOSSES:
         y = (X[:, 0] + 0.3 * rng.standard_normal(200) > 0).astype(int)
-        a, b = LinearClassifier(**ours).fit(X, y), SGDClassifier(loss=loss, **peer).fit(X, y)
+        ours, peer = ({**options, "class_weight": {0: 0.3, 1: 2.0}} for options in (ours, peer))
+        a, b = LinearClassifier(**ours), SGDClassifier(loss=loss, **peer)
     else:
         y = X @ rng.standard_normal(12) + 0.1 * rng.standard_normal(200)
-        a, b = LinearRegressor(**ours).fit(X, y), SGDRegressor(loss=loss, **peer).fit(X, y)
+        a, b = LinearRegressor(**ours), SGDRegressor(loss=loss, **peer)
+    for model in (a, b):
+        model.fit(X, y, sample_weight=weights)
     np.testing.assert_allclose(a.coef_, b.coef_, rtol=0, atol=1e-13)
     np.testing.assert_allclose(a.intercept_, b.intercept_, rtol=0, atol=1e-13)
 
@@ -162,10 +170,23 @@ def test_penalty_is_the_proximal_step_of_every_feature(name, rng):
 
 
 @parametrize_with_checks(
-    [LinearClassifier(epochs=50), LinearRegressor(epochs=50, lr=1.0), LinearClassifier(loss="hinge")]
+    [
+        LinearClassifier(epochs=50),
+        LinearRegressor(epochs=50, lr=1.0),
+        LinearClassifier(loss="hinge"),
+        LinearClassifier(mode="minibatch", epochs=50, lr=1.0, l1=1e-4, n_jobs=2),
+        LinearRegressor(mode="minibatch", epochs=50, lr=1.0, l2=1e-4),
+    ]
 )
 def test_scikit_learn_estimator(estimator, check):
-    """The checks that scikit-learn asks of every estimator, none expected to fail."""
+    """The checks that scikit-learn asks of every estimator.
+
+    One compares weights with repetitions to seven digits. Steps that follow each other, sample by sample, depend on the order
+    of the samples, and scikit-learn's own SGD does not pass it either; a step for the mean of all samples does.
+    """
+    name = getattr(check, "func", check).__name__
+    if estimator.mode == "sequential" and name.startswith("check_sample_weight_equivalence"):
+        pytest.skip("holds in the mean over orders only; see test_weights_are_repetitions_in_the_mean")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check(estimator)
@@ -354,7 +375,7 @@ def test_hostile_csr_is_refused_and_a_fitted_model_unchanged(what, rng):
 
 @pytest.mark.parametrize("change", [
     {"loss": "huber"}, {"optimizer": "adam_w"}, {"lr": -1.0}, {"lr": np.nan}, {"epochs": 0}, {"epochs": 2.5}, {"l2": -1.0},
-    {"fit_intercept": 1}, {"shuffle": "yes"}, {"mode": "wild"}, {"mode": "minibatch"}, {"batch_size": 0}, {"n_jobs": 0},
+    {"fit_intercept": 1}, {"shuffle": "yes"}, {"mode": "wild"}, {"batch_size": 0}, {"n_jobs": 0},
     {"n_jobs": -2},
 ])  # fmt: skip
 def test_bad_parameters_are_named(change, rng):
@@ -367,8 +388,6 @@ def test_bad_labels_and_values(rng):
     X, y = problem(rng, 50)
     with pytest.raises(ValueError, match="one class"):
         LinearClassifier().fit(X, np.zeros(50))
-    with pytest.raises(fastopt.StateError, match="Only binary"):
-        LinearClassifier().fit(X, np.arange(50) % 3)
     with pytest.raises(fastopt.StateError, match="classes="):
         LinearClassifier().partial_fit(X, y)
     with pytest.raises(fastopt.StateError, match="labels"):

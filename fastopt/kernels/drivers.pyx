@@ -77,7 +77,10 @@ ctypedef void (*noise_t)(Py_ssize_t n, void *d, uint64_t element, uint64_t which
 ctypedef void (*catch_t)(Py_ssize_t n, void *p, void *s0, void *s1, void *s2, void *s3, const void *scalars) noexcept nogil
 ctypedef int (*stiff_t)(Py_ssize_t n, void *p, void *s0, void *s1, void *s2, void *s3, const void *scalars) noexcept nogil
 ctypedef void (*job_t)(void *what, int k, int threads) noexcept nogil
-ctypedef double (*learn_t)(Py_ssize_t n, void *g, const void *p, const void *x, double y, double a) noexcept nogil
+ctypedef double (*learn_t)(Py_ssize_t n, void *g, const void *p, const void *x, double y, double a,
+                           double w) noexcept nogil
+ctypedef double (*score_t)(Py_ssize_t n, const void *p, const void *x) noexcept nogil
+ctypedef double (*slope_t)(double z, double y, double a) noexcept nogil
 ctypedef void (*online_t)(Py_ssize_t n, void **states, const int64_t *indptr, const int32_t *indices, const void *data,
                           Py_ssize_t intercept, const double *y, const double *weight, void *out, double *sums,
                           void *scratch, Py_ssize_t room, double lr, int loss) noexcept nogil
@@ -164,6 +167,7 @@ include "past.pxi"
 include "walk.pxi"
 include "measure.pxi"
 include "samples.pxi"
+include "batches.pxi"
 
 # ------------------------------------------------------------------------------------------------------- the plan
 

@@ -12,6 +12,7 @@ cdef struct Samples:
     const int32_t *indices
     const char *data
     const char *y
+    const char *weights         # of the samples, or NULL: all 1
     const int32_t *order        # NULL: as they stand
     const char *h               # scalars of the first sample's step, span's own
     Py_ssize_t h_stride         # bytes to those of the next; 0: the same for all
@@ -88,6 +89,7 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
     cdef real *bias = <real *>m.bias
     cdef const real *data = <const real *>m.data
     cdef const real *y = <const real *>m.y
+    cdef const real *weights = <const real *>m.weights
     cdef const int32_t *ids
     cdef Py_ssize_t i, r, n, total, padded, j, at, ahead
     cdef int q
@@ -140,7 +142,7 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
         if m.prefetch and i + 2 < end:      # and while the blocks settle in the cache
             at = m.order[i + 2] if m.order != NULL else i + 2
             fetch_records(records, m.indices + m.indptr[at], m.indptr[at + 1] - m.indptr[at], m.stride)
-        m.learn(padded, g, p, x, y[r], m.parameter)
+        m.learn(padded, g, p, x, y[r], m.parameter, weights[r] if weights != NULL else 1.0)
         step = i - begin
         m.span(padded, p, g, s, s + room, s + 2 * room, s + 3 * room, m.h + (step * threads + k) * m.h_stride)
         if m.n_states == 0:
@@ -182,7 +184,7 @@ cdef void *buffer(object a, int writable=0) except? NULL:
 
 
 def samples(addresses, str span, int n_states, str loss, double parameter, records, bias, Py_ssize_t stride, indptr,
-            indices, data, y, order, Py_ssize_t n, Py_ssize_t longest, h, bint one_row, double scale, double shrink,
+            indices, data, y, weights, order, Py_ssize_t n, Py_ssize_t longest, h, bint one_row, double scale, double shrink,
             int threads):
     """Train on `n` CSR rows in `order`; returns the scale of the weights afterwards.
 
@@ -212,7 +214,8 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     m.parameter, m.stride, m.n_states = parameter, stride, n_states
     m.records, m.bias = <char *>buffer(records, 1), <char *>buffer(bias, 1)
     m.indptr, m.indices, m.data = <const int64_t *>buffer(indptr), <const int32_t *>buffer(indices), <const char *>buffer(data)
-    m.y, m.order = <const char *>buffer(y), <const int32_t *>buffer(order)
+    m.y, m.weights = <const char *>buffer(y), <const char *>buffer(weights)
+    m.order = <const int32_t *>buffer(order)
     m.h, m.h_stride = <const char *>buffer(h) + SPAN * itemsize, 0 if one_row else h.strides[0]
     m.scale, m.shrink = scale, shrink
     m.prefetch = records.nbytes > 1 << 19

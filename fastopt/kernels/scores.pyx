@@ -30,6 +30,16 @@ cdef inline double hinge(double z, double y, double a) noexcept nogil:
     return -y if y * z < 1.0 else 0.0
 
 
+cdef inline double squared_hinge(double z, double y, double a) noexcept nogil:
+    cdef double m = 1.0 - y * z
+    return -2.0 * y * m if m > 0.0 else 0.0
+
+
+cdef inline double modified_huber(double z, double y, double a) noexcept nogil:
+    cdef double m = y * z
+    return -4.0 * y if m < -1.0 else (-2.0 * y * (1.0 - m) if m < 1.0 else 0.0)
+
+
 cdef inline double squared_error(double z, double y, double a) noexcept nogil:
     return z - y
 
@@ -39,8 +49,26 @@ cdef inline double huber(double z, double y, double a) noexcept nogil:
     return a if r > a else (-a if r < -a else r)
 
 
-# One sample of a linear model: its score, which is returned, and the gradient of its weights. One function a loss, so
-# that all of it is one call.
+cdef inline double epsilon_insensitive(double z, double y, double a) noexcept nogil:
+    cdef double r = z - y
+    return 1.0 if r > a else (-1.0 if r < -a else 0.0)
+
+
+cdef inline double squared_epsilon_insensitive(double z, double y, double a) noexcept nogil:
+    cdef double r = z - y
+    return 2.0 * (r - a) if r > a else (2.0 * (r + a) if r < -a else 0.0)
+
+
+cdef inline double quantile(double z, double y, double a) noexcept nogil:
+    return 1.0 - a if z > y else (-a if z < y else 0.0)
+
+
+cdef inline double poisson(double z, double y, double a) noexcept nogil:
+    return fo_exp(z) - y
+
+
+# One sample of a linear model: its score, which is returned, and the gradient of its weights, times the sample's weight `w`.
+# One function a loss, so that all of it is one call.
 
 cdef inline void spread(Py_ssize_t n, rw g, ro x, real by) noexcept nogil:
     cdef Py_ssize_t i
@@ -48,31 +76,90 @@ cdef inline void spread(Py_ssize_t n, rw g, ro x, real by) noexcept nogil:
         g[i] = by * x[i]
 
 
-cdef double learn_log_loss(Py_ssize_t n, rw g, ro p, ro x, double y, double a) noexcept nogil:
+cdef double learn_log_loss(Py_ssize_t n, rw g, ro p, ro x, double y, double a, double w) noexcept nogil:
     cdef double z = dot(n, p, x)
-    spread(n, g, x, <real>log_loss(z, y, a))
+    spread(n, g, x, <real>(w * log_loss(z, y, a)))
     return z
 
 
-cdef double learn_hinge(Py_ssize_t n, rw g, ro p, ro x, double y, double a) noexcept nogil:
+cdef double learn_hinge(Py_ssize_t n, rw g, ro p, ro x, double y, double a, double w) noexcept nogil:
     cdef double z = dot(n, p, x)
-    spread(n, g, x, <real>hinge(z, y, a))
+    spread(n, g, x, <real>(w * hinge(z, y, a)))
     return z
 
 
-cdef double learn_squared_error(Py_ssize_t n, rw g, ro p, ro x, double y, double a) noexcept nogil:
+cdef double learn_squared_hinge(Py_ssize_t n, rw g, ro p, ro x, double y, double a, double w) noexcept nogil:
     cdef double z = dot(n, p, x)
-    spread(n, g, x, <real>squared_error(z, y, a))
+    spread(n, g, x, <real>(w * squared_hinge(z, y, a)))
     return z
 
 
-cdef double learn_huber(Py_ssize_t n, rw g, ro p, ro x, double y, double a) noexcept nogil:
+cdef double learn_modified_huber(Py_ssize_t n, rw g, ro p, ro x, double y, double a, double w) noexcept nogil:
     cdef double z = dot(n, p, x)
-    spread(n, g, x, <real>huber(z, y, a))
+    spread(n, g, x, <real>(w * modified_huber(z, y, a)))
     return z
 
 
+cdef double learn_squared_error(Py_ssize_t n, rw g, ro p, ro x, double y, double a, double w) noexcept nogil:
+    cdef double z = dot(n, p, x)
+    spread(n, g, x, <real>(w * squared_error(z, y, a)))
+    return z
+
+
+cdef double learn_huber(Py_ssize_t n, rw g, ro p, ro x, double y, double a, double w) noexcept nogil:
+    cdef double z = dot(n, p, x)
+    spread(n, g, x, <real>(w * huber(z, y, a)))
+    return z
+
+
+cdef double learn_epsilon_insensitive(Py_ssize_t n, rw g, ro p, ro x, double y, double a, double w) noexcept nogil:
+    cdef double z = dot(n, p, x)
+    spread(n, g, x, <real>(w * epsilon_insensitive(z, y, a)))
+    return z
+
+
+cdef double learn_squared_epsilon_insensitive(Py_ssize_t n, rw g, ro p, ro x, double y, double a, double w) noexcept nogil:
+    cdef double z = dot(n, p, x)
+    spread(n, g, x, <real>(w * squared_epsilon_insensitive(z, y, a)))
+    return z
+
+
+cdef double learn_quantile(Py_ssize_t n, rw g, ro p, ro x, double y, double a, double w) noexcept nogil:
+    cdef double z = dot(n, p, x)
+    spread(n, g, x, <real>(w * quantile(z, y, a)))
+    return z
+
+
+cdef double learn_poisson(Py_ssize_t n, rw g, ro p, ro x, double y, double a, double w) noexcept nogil:
+    cdef double z = dot(n, p, x)
+    spread(n, g, x, <real>(w * poisson(z, y, a)))
+    return z
+
+
+# For drivers that gather gradients of several samples: score and derivative apart.
+
+cdef double score(Py_ssize_t n, ro p, ro x) noexcept nogil:
+    return dot(n, p, x)
+
+
+TABLE["score"] = <size_t><void *>score
+TABLE["slope_log_loss"] = <size_t><void *>log_loss
+TABLE["slope_hinge"] = <size_t><void *>hinge
+TABLE["slope_squared_hinge"] = <size_t><void *>squared_hinge
+TABLE["slope_modified_huber"] = <size_t><void *>modified_huber
+TABLE["slope_squared_error"] = <size_t><void *>squared_error
+TABLE["slope_huber"] = <size_t><void *>huber
+TABLE["slope_epsilon_insensitive"] = <size_t><void *>epsilon_insensitive
+TABLE["slope_squared_epsilon_insensitive"] = <size_t><void *>squared_epsilon_insensitive
+TABLE["slope_quantile"] = <size_t><void *>quantile
+TABLE["slope_poisson"] = <size_t><void *>poisson
 TABLE["learn_log_loss"] = <size_t><void *>learn_log_loss
 TABLE["learn_hinge"] = <size_t><void *>learn_hinge
+TABLE["learn_squared_hinge"] = <size_t><void *>learn_squared_hinge
+TABLE["learn_modified_huber"] = <size_t><void *>learn_modified_huber
 TABLE["learn_squared_error"] = <size_t><void *>learn_squared_error
 TABLE["learn_huber"] = <size_t><void *>learn_huber
+TABLE["learn_epsilon_insensitive"] = <size_t><void *>learn_epsilon_insensitive
+TABLE["learn_squared_epsilon_insensitive"] = <size_t><void *>learn_squared_epsilon_insensitive
+TABLE["learn_quantile"] = <size_t><void *>learn_quantile
+TABLE["learn_poisson"] = <size_t><void *>learn_poisson

@@ -52,14 +52,16 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Any, ColumnHasher | None]:
         model: _Linear = cls(**about["parameters"])
         model._check_parameters()
         hasher = None if about["hasher"] is None else ColumnHasher(**about["hasher"])
-        coef, intercept = np.atleast_2d(arrays["coef"])[0], arrays["intercept"]
-        if coef.dtype not in (np.float32, np.float64) or coef.ndim != 1 or intercept.shape != (1,):
+        coef, intercept = np.atleast_2d(arrays["coef"]), arrays["intercept"]
+        if coef.dtype not in (np.float32, np.float64) or coef.ndim != 2 or intercept.shape != coef.shape[:1]:
             raise CheckpointError(f"{path} is damaged: weights of shape {coef.shape} and dtype {coef.dtype}")
         if isinstance(model, LinearClassifier):
             model._set_classes(arrays["classes"])
+            if len(coef) != (1 if len(model.classes_) == 2 else len(model.classes_)):
+                raise CheckpointError(f"{path} is damaged: {len(coef)} rows of weights, {len(model.classes_)} classes")
     except CheckpointError:
         raise
     except Exception as error:
         raise CheckpointError(f"{path} is not a model that fastopt saved: {error}") from error
-    model._restore(coef, intercept[0])
+    model._restore(coef, intercept)
     return model, hasher

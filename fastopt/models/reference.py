@@ -25,6 +25,7 @@ def samples(
     indices: Array,
     data: Array,
     y: Array,
+    weights: Array | None,
     order: Sequence[int] | Array | None,
     n: int,
     h: Array,
@@ -50,7 +51,8 @@ def samples(
                 p, x = np.append(p, bias[0]), np.append(x, real(1))
                 states = [np.append(s, bias[1 + q]) for q, s in enumerate(states)]
             z = dot(p, x)
-            g = real(derivative(z, float(y[r]), parameter)) * x
+            weight = 1.0 if weights is None else float(weights[r])
+            g = real(weight * derivative(z, float(y[r]), parameter)) * x
             reference(p, g, *states, h[0 if one_row else i][2:])
             m = len(ids)
             records[ids, 0] = down * p[:m]
@@ -62,3 +64,88 @@ def samples(
                     bias[1 + q] = s[m]
             scale = scale * shrink
     return scale
+
+
+def batches(
+    reference: Callable[..., None],
+    n_states: int,
+    loss: str,
+    parameter: float,
+    records: Array,
+    bias: Array | None,
+    indptr: Array,
+    indices: Array,
+    data: Array,
+    y: Array,
+    weights: Array | None,
+    order: Array,
+    size: int,
+    mean: float,
+    h: Array,
+    one_row: bool,
+    scale: float,
+    shrink: float,
+    last: Array | None,
+    step: int,
+    decay: Any,
+) -> float:
+    """Train on the CSR rows of `order` in batches of `size`; returns the scale of the weights afterwards.
+
+    See ``kernels.drivers.batches``.
+    """
+    derivative = DERIVATIVES[loss]
+    real = data.dtype.type
+
+    def weight_of(ids: Array, up: Any) -> Array:
+        w = records[ids, 0]
+        return up * w if last is None else decay.caught(w, step - last[ids])
+
+    with np.errstate(all="ignore"):
+        for k, begin in enumerate(range(0, len(order), size)):
+            batch = [int(r) for r in order[begin : begin + size]]
+            up, down = real(scale), real(float(np.float64(1.0) / np.float64(scale)))
+            by = 1.0 / (float(len(batch)) * mean)
+            slopes: list[Any] = []
+            sums: dict[int, Any] = {}
+            for r in batch:
+                part = slice(int(indptr[r]), int(indptr[r + 1]))
+                ids, x = indices[part], data[part]
+                p = weight_of(ids, up)
+                if bias is not None:
+                    p, x = np.append(p, bias[0]), np.append(x, real(1))
+                weight = 1.0 if weights is None else float(weights[r])
+                slope = real((weight * derivative(dot(p, x), float(y[r]), parameter)) * by)
+                slopes.append(slope)
+                for f, v in zip(ids.tolist(), data[part], strict=True):
+                    sums[f] = sums.get(f, real(0)) + slope * v
+            ids = np.fromiter(sums, np.int64, len(sums))
+            p, g = weight_of(ids, up), np.array(list(sums.values()), real)
+            states: list[Any] = [records[ids, 1 + q] for q in range(n_states)]
+            scalars = h[0 if one_row else k][2:]
+            reference(p, g, *states, scalars)
+            records[ids, 0] = down * p
+            for q, s in enumerate(states):
+                records[ids, 1 + q] = s
+            if last is not None:
+                last[ids] = step
+            if bias is not None:
+                total = slopes[0]
+                for slope in slopes[1:]:
+                    total = total + slope
+                states = [bias[1 + q : 2 + q] for q in range(n_states)]
+                reference(bias[:1], np.array([total], real), *states, scalars)
+            scale = scale * shrink
+            step += 1
+    return scale
+
+
+def row_scores(indptr: Array, indices: Array, data: Array, w: Array, bias: float, out: Array) -> None:
+    """The scores of CSR rows. See ``kernels.drivers.row_scores``."""
+    for r in range(len(out)):
+        part = slice(int(indptr[r]), int(indptr[r + 1]))
+        terms = w[indices[part]] * data[part]
+        lanes = [w.dtype.type(0)] * 4
+        for j, term in enumerate(terms):
+            k = j % 4 if j < len(terms) // 4 * 4 else 0
+            lanes[k] = lanes[k] + term
+        out[r] = ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + w.dtype.type(bias)

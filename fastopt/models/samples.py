@@ -78,10 +78,17 @@ class SampleTrainer:
         return 0.0 if self.bias is None else float(self.bias[0])
 
     def train(
-        self, indptr: Array, indices: Array, data: Array, y: Array, order: Array | None, n_threads: int = 1
+        self,
+        indptr: Array,
+        indices: Array,
+        data: Array,
+        y: Array,
+        order: Array | None,
+        n_threads: int = 1,
+        weights: Array | None = None,
     ) -> None:
-        """One pass over the rows in `order`."""
-        total = len(y)
+        """One pass over the rows in `order`; `weights` multiply the derivatives of their samples' losses."""
+        total = len(y) if order is None else len(order)
         longest = int(np.diff(indptr).max(initial=0))
         if order is None and total:
             order = np.arange(total, dtype=np.int32) if self._pieces(0, total, n_threads) < total else None
@@ -104,6 +111,7 @@ class SampleTrainer:
                     indices,
                     data,
                     y,
+                    weights,
                     part,
                     n,
                     longest,
@@ -125,6 +133,7 @@ class SampleTrainer:
                     indices,
                     data,
                     y,
+                    weights,
                     part,
                     n,
                     h,

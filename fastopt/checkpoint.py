@@ -8,7 +8,7 @@ import os
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -333,10 +333,16 @@ def unpack(tree: Any, opt: Optimizer | Table, where: str) -> None:
                     f"and set param_groups[{q}][{name!r}] after loading"
                 )
             if is_schedule:
-                given[name] = mine[name]
-                memories.append((mine[name], value[SCHEDULE], f"{name} of group {q}"))
+                given[name], memory = mine[name], value[SCHEDULE]
+                if is_pure(mine[name]) != (memory is None):
+                    raise CheckpointError(
+                        f"{where} has a schedule {'without' if memory is None else 'with'} memory as {name} of group {q}; the "
+                        f"optimizer has {mine[name]!r:.60}"
+                    )
+                if memory is not None:
+                    memories.append((mine[name], memory))
     try:
-        _remember(memories, lambda: opt.load_state_dict({**state, "param_groups": groups}), where)
+        remember(memories, lambda: opt.load_state_dict({**state, "param_groups": groups}))
     except (CheckpointError, ConcurrentStepError):
         raise
     except FastoptError as error:
@@ -359,21 +365,15 @@ def _check_params(params: Any, opt: Optimizer, where: str) -> None:
         checks.writable(f"parameter {i}", p)
 
 
-def _remember(memories: list[tuple[Any, Any, str]], then: Callable[[], None], where: str) -> None:
-    """Give schedules their memories, then do `then`; what fails leaves the schedules as they were."""
+def remember(memories: Sequence[tuple[Any, Any]], then: Callable[[], None]) -> None:
+    """Give each object the memory beside it, by its ``load_state_dict``, then do `then`; what fails leaves all as they were."""
     before = []
     try:
-        for schedule, memory, name in memories:
-            if is_pure(schedule) != (memory is None):
-                raise CheckpointError(
-                    f"{where} has a schedule {'without' if memory is None else 'with'} memory as {name}; the optimizer has "
-                    f"{schedule!r:.60}"
-                )
-            if memory is not None:
-                before.append((schedule, schedule.state_dict()))
-                schedule.load_state_dict(memory)
+        for one, memory in memories:
+            before.append((one, one.state_dict()))
+            one.load_state_dict(memory)
         then()
     except BaseException:
-        for schedule, memory in reversed(before):
-            schedule.load_state_dict(memory)
+        for one, memory in reversed(before):
+            one.load_state_dict(memory)
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import numbers
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -231,6 +232,20 @@ def byte_range(a: Array) -> tuple[int, int]:
     if a.flags.forc or not a.size:
         return at, at + a.nbytes
     return at, at + sum(s * (n - 1) for s, n in zip(a.strides, a.shape, strict=True)) + a.itemsize
+
+
+def output_file(name: str, path: Any, *endings: str) -> str:
+    """`path` as text, if a file with one of these endings can be written there: found out before the work, not after it."""
+    is_path = isinstance(path, (str, os.PathLike))
+    if not is_path or (endings and os.path.splitext(path)[1] not in endings):
+        *first, last = endings or ("",)
+        either = f"{', '.join(first)} or {last}" if first else last
+        wanted = f"end in {either}" if endings else "be the name of a file"
+        raise HyperParameterError(f"{name} must {wanted}, got {path!r:.80}")
+    text = os.fspath(path)
+    if os.path.isdir(text) or not os.path.isdir(os.path.dirname(os.path.abspath(text))):
+        raise HyperParameterError(f"{name} {text} cannot be written: it is a folder, or its folder does not exist")
+    return str(text)
 
 
 def need(module: str, extra: str) -> Any:

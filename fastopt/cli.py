@@ -216,7 +216,6 @@ def _evaluate(model: Any, data: Split) -> tuple[float, float]:
 
 
 def _progress(total: int, unit: str = "pass") -> Any:
-
     return need("tqdm", "cli").tqdm(total=total, unit=unit, leave=False, disable=None)
 
 
@@ -252,15 +251,6 @@ def _draw(results: Sequence[Result], path: str, title: str) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _writable(option: str, path: str | None, *endings: str) -> None:
-    """Raise if a file cannot be written, before the work and not after it."""
-    if path and (os.path.isdir(path) or not os.path.isdir(os.path.dirname(os.path.abspath(path)))):
-        raise HyperParameterError(f"{option} {path} cannot be written: it is a folder, or its folder does not exist")
-    if path and endings and os.path.splitext(path)[1] not in endings:
-        *first, last = endings
-        raise HyperParameterError(f"{option} {path} must end in {', '.join(first)}{' or ' if first else ''}{last}")
-
-
 def _train(args: argparse.Namespace) -> int:
     from .models.files import save_model
     from .models.linear import CLASSIFIER_LOSSES, LinearClassifier, LinearRegressor
@@ -268,8 +258,10 @@ def _train(args: argparse.Namespace) -> int:
     checks.integer(1)("--epochs", args.epochs)
     checks.number(0.0, 1.0, closed_low=False, closed_high=False)("--hold-out", args.hold_out)
     checks.integer(0)("--seed", args.seed)
-    _writable("--out", args.out)
-    _writable("--plot", args.plot, *STILL)
+    if args.out:
+        checks.output_file("--out", args.out)
+    if args.plot:
+        checks.output_file("--plot", args.plot, *STILL)
     classify = args.loss in CLASSIFIER_LOSSES
     names = (
         sorted({*(k for k, cls in Optimizer.known.items() if cls.for_samples), *ALIASES})
@@ -514,8 +506,10 @@ def _compare(args: argparse.Namespace) -> int:
     from .viz.pictures import new_figure
     from .viz.surfaces import NEAR, surface_of
 
-    _writable("--out", args.out, ".gif")
-    _writable("--still", args.still, *STILL)
+    if args.out:
+        checks.output_file("--out", args.out, ".gif")
+    if args.still:
+        checks.output_file("--still", args.still, *STILL)
     surface = surface_of(args.surface)
     names = list(dict.fromkeys(name.strip() for name in args.optimizers.split(",")))
     rates = {name: viz.default_rate(surface, name) for name in names}

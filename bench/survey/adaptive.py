@@ -47,10 +47,6 @@ TUNED: dict[str, tuple[Callable[[Any, float], Any], list[float]]] = {
 }
 
 
-#: for the documents, where they are not those of Adam
-TEXT_RATES = {"SGD": rates(-3, 0.5), "Adagrad": rates(-3, 0.5), "Adadelta": rates(-1, 2)}
-
-
 def made(name: str, lr: float) -> Make:
     return lambda params: TUNED[name][0](params, lr)
 
@@ -101,6 +97,24 @@ class Text:
         return self.loss(model), error, self.loss(model, where)
 
 
+#: for the documents, where they are not those of Adam
+TEXT_RATES = {**dict.fromkeys(("sgd", "adagrad", "ftrl"), rates(-3.5, 0.5)), "adadelta": rates(-1, 2)}
+
+
+class Texts:
+    """Documents to choose rates on, and others to judge by."""
+
+    def __init__(self, study: Study, seeds: range) -> None:
+        self.tuning = {s: Text(s, study.quick) for s in study.tuning(3)}
+        self.data = {s: Text(s, study.quick) for s in seeds}
+
+    def best(self, name: str) -> tuple[float, str, list[tuple[Text, Any]]]:
+        """The best rate of an optimizer, a warning if the grid ends there, and each set of documents with the model so trained."""
+        grid, tuning = TEXT_RATES.get(name, rates(-4.5, -1)), self.tuning
+        lr, _ = chosen(grid, lambda lr, s: tuning[s].loss(tuning[s].fit(name, lr, s)), tuning)
+        return lr, at_edge(grid, lr), [(text, text.fit(name, lr, s)) for s, text in self.data.items()]
+
+
 @claim(
     "Sparse features need adaptive rates",
     """Features that occur rarely want larger updates than frequent ones, which a single rate cannot give. Adagrad
@@ -109,27 +123,25 @@ class Text:
     ADAPTIVE,
 )
 def sparse_features(study: Study) -> Result:
-    seeds, grid = study.seeds(10), rates(-3.5, 0.5)
+    seeds = study.seeds(10)
     names = ("sgd", "adagrad", "rmsprop", "adadelta", "adam", "ftrl")
     rows, found = [], {}
-    tuning = {s: Text(s, study.quick) for s in study.tuning(3)}
-    data = {s: Text(s, study.quick) for s in seeds}
+    texts = Texts(study, seeds)
     for name in names:
-        own = rates(-1, 2) if name == "adadelta" else rates(-4.5, -1) if name in ("rmsprop", "adam") else grid
-        lr, _ = chosen(own, lambda lr, s, name=name: tuning[s].loss(tuning[s].fit(name, lr, s)), tuning)
-        judged = np.array([data[s].judged(data[s].fit(name, lr, s)) for s in seeds])
+        lr, edge, models = texts.best(name)
+        judged = np.array([text.judged(model) for text, model in models])
         found[name] = judged.T
         rows.append(
             (
                 name,
-                f"{lr:g}{at_edge(own, lr)}",
+                f"{lr:g}{edge}",
                 *(spread(column, form) for column, form in zip(judged.T, (".4f", ".1f", ".4f"), strict=True)),
             )
         )
     return Result(
         f"""Logistic regression (`LinearClassifier`, 5 passes, sample by sample) on {Text.samples} made-up
         documents of {Text.length} words from a vocabulary of {Text.words}, drawn by Zipf's law; every word has a
-        normal weight. Held out: {Text.held}. Rates: the best of a grid in half decades, on {len(tuning)} other sets. Rare:
+        normal weight. Held out: {Text.held}. Rates: the best of a grid in half decades, on {len(texts.tuning)} other sets. Rare:
         seen 1 to 10 times in training; documents with many: the tenth with the most rare words. {len(seeds)}
         seeds.""",
         (
@@ -488,8 +500,7 @@ def which_to_use(study: Study) -> Result:
     epochs, seeds = study.much(30, 3), study.seeds(10)
     rows = []
     loss, error, test, text = ({} for _ in range(4))
-    tuning = {s: Text(s, study.quick) for s in study.tuning(3)}
-    data = {s: Text(s, study.quick) for s in seeds}
+    texts = Texts(study, seeds)
 
     def run(name: str, lr: float, s: int) -> Fitted:
         return fit(Network(), digits(s, noise=0.3), made(name, lr), s, epochs)
@@ -503,9 +514,8 @@ def which_to_use(study: Study) -> Result:
         test[name], error[name] = [r.test for r in judged], [r.error for r in judged]
         cell = ""
         if name not in ("momentum", "NAG"):
-            own = TEXT_RATES.get(name, rates(-4.5, -1))
-            best, _ = chosen(own, lambda lr, s, name=name: tuning[s].loss(tuning[s].fit(name.lower(), lr, s)), tuning)
-            text[name] = [data[s].loss(data[s].fit(name.lower(), best, s)) for s in seeds]
+            best, _, models = texts.best(name.lower())
+            text[name] = [one.loss(model) for one, model in models]
             cell = f"{spread(text[name], '.4f')} ({best:g})"
         rows.append(
             (

@@ -13,12 +13,9 @@ import numpy as np
 from .. import checks, kernels
 from ..checks import Array
 from ..errors import LayoutError, OverlapError, ShapeError, StateError
-from ..optimizers.base import choose_backend
+from ..optimizers.base import ALIGN, choose_backend
 from ..passes import Pass, Runner, folded
 from ..reductions import STACKED, SUMMED, blocks_of, folded_blocks, stacked_sums
-
-LINE = 64  # bytes of a cache line
-
 
 # ------------------------------------------------------------------------------------------------- the passes in NumPy
 # What their arrays are is said in kernels/batchnorm.pyx.
@@ -102,9 +99,9 @@ def _counts(rows: int) -> Array:
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """A new array that begins where a cache line does: where the widest vectors straddle two, a pass takes a third longer."""
-    n, line = math.prod(shape), LINE // dtype.itemsize
+    n, line = math.prod(shape), ALIGN // dtype.itemsize
     room = np.empty(n + line, dtype)
-    start = -checks.address(room) % LINE // dtype.itemsize
+    start = -checks.address(room) % ALIGN // dtype.itemsize
     return room[start : start + n].reshape(shape)
 
 

@@ -109,7 +109,7 @@ def lr_range_test(
     kept, memories = [p.copy(order="K") for p in files.parameters(opt)], [layer.state_dict() for layer in remembering]
     losses: list[float] = []
     smoothed: list[float] = []
-    average, epoch = 0.0, 0
+    average, lowest_yet, epoch = 0.0, math.inf, 0
     batch: Iterator[Array] = iter(())
     try:
         for group in opt.param_groups:
@@ -125,7 +125,7 @@ def lr_range_test(
             average = keep * average + (1.0 - keep) * loss
             losses.append(loss)
             smoothed.append(average / (1.0 - keep ** len(losses)))
-            lowest_yet = min(smoothed)
+            lowest_yet = min(lowest_yet, smoothed[-1])
             if not math.isfinite(smoothed[-1]) or smoothed[-1] > lowest_yet + (limit - 1.0) * abs(lowest_yet):
                 break
             try:

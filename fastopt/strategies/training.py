@@ -310,7 +310,7 @@ def make_optimizer(given: Any, params: Any) -> Optimizer:
     arrays = leaves(params)
     if isinstance(given, str):
         cls, options = by_name(given)
-        return cls(params, **cls.complete(options))
+        return cls(params, **options)
     if isinstance(given, (Optimizer, Table)):
         opt = files.plain(given)
     elif callable(given):
@@ -741,16 +741,7 @@ class _Run:
         shapes = [(p.shape, p.dtype) for p in files.parameters(self.optimizer)]
         if best is not None and [(p.shape, p.dtype) for p in best["params"]] != shapes:
             raise CheckpointError(f"{path} is damaged: its best parameters have other shapes than the parameters")
-        before: list[tuple[Any, Any]] = []
-        try:
-            for one, memory in loaders:
-                before.append((one, one.state_dict()))
-                one.load_state_dict(memory)
-            files.unpack(tree["optimizer"], self.optimizer, path)
-        except BaseException:
-            for one, memory in reversed(before):
-                one.load_state_dict(memory)
-            raise
+        files.remember(loaders, lambda: files.unpack(tree["optimizer"], self.optimizer, path))
         self.history, self.best = history, best
         self.epoch, self.at = position["epoch"], position["at"]
         self.total, self.samples = position["total"], position["samples"]

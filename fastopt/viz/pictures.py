@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -88,9 +87,15 @@ def _axes(ax: Any, **options: Any) -> Any:
     return ax
 
 
-def _tidy(ax: Any) -> None:
+def _finished(ax: Any, x: str, y: str, log: bool = False) -> Any:
+    """The axes `ax` of curves, with what all such have."""
+    if log:
+        ax.set_yscale("log", nonpositive="mask")
+    ax.set(xlabel=x, ylabel=y)
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    return ax
 
 
 def _named(name: str, what: str, things: Any) -> dict[str, Any]:
@@ -356,10 +361,7 @@ def animate_paths(
     every = checks.integer(1)("every", every)
     fps, hold = checks.number(0.1, 50.0)("fps", fps), checks.number(0.0, 600.0)("hold", hold)
     width, height = checks.pair(checks.number(1.0, 40.0))("size", size)
-    if not isinstance(file, (str, os.PathLike)) or not str(file := os.fspath(file)).endswith(".gif"):
-        raise HyperParameterError(f"file must end in .gif, got {file!r}; plot_paths draws pictures that stand still")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(file))):
-        raise HyperParameterError(f"file {file} cannot be written: its folder does not exist")
+    file = checks.output_file("file", file, ".gif")  # plot_paths draws pictures that stand still
     solid = surface.solid if solid is None else checks.flag("solid", solid)
     image = need("PIL.Image", "plot")
     figure = new_figure(figsize=(width, height), dpi=100)
@@ -461,12 +463,7 @@ def plot_losses(histories: Any, ax: Any = None, *, smooth: float = 0.0, log: boo
             ax.plot(loss, **{**line, "lw": 0.8, "ls": "-", "alpha": 0.3})
             loss = _smoothed(loss, smooth)
         ax.plot(loss, label=name, **line)
-    if log:
-        ax.set_yscale("log", nonpositive="mask")
-    ax.set(xlabel="step", ylabel="loss")
-    _tidy(ax)
-    ax.legend(frameon=False)
-    return ax
+    return _finished(ax, "step", "loss", log)
 
 
 def plot_schedules(
@@ -507,12 +504,7 @@ def plot_schedules(
     ax = _axes(ax)
     for name, look in styles(list(found)).items():
         ax.plot(rates[name], color=look["color"], ls=look["linestyle"], lw=1.8, label=name)
-    if log:
-        ax.set_yscale("log", nonpositive="mask")
-    ax.set(xlabel="step", ylabel="rate")
-    _tidy(ax)
-    ax.legend(frameon=False)
-    return ax
+    return _finished(ax, "step", "rate", log)
 
 
 def plot_rates(found: Any, ax: Any = None) -> Any:
@@ -548,10 +540,8 @@ def plot_rates(found: Any, ax: Any = None) -> Any:
     if len(seen):  # what explodes at the end would press all else flat
         low, high = float(seen.min()), float(seen[: max(1, int(seen.argmin()) + 1)].max())
         ax.set_ylim(low - 0.3 * (high - low or 1.0), high + 0.4 * (high - low or 1.0))
-    ax.set(xscale="log", xlabel="rate", ylabel="loss")
-    _tidy(ax)
-    ax.legend(frameon=False)
-    return ax
+    ax.set_xscale("log")
+    return _finished(ax, "rate", "loss")
 
 
 def plot_heatmap(

@@ -95,7 +95,12 @@ def samples(
     scale: float,
     shrink: float,
     threads: int,
+    laws: Sequence[str] = ...,
+    tiers: Sequence[tuple[int, int]] = ...,
+    piece: int = ...,
 ) -> float: ...
+def renumber(indices: Array, place: Array, threads: int) -> None: ...
+def by_frequency(indices: Array, place: Array, ends: Sequence[int], most: int) -> tuple[list[int], int]: ...
 def online(
     addresses: Mapping[str, int],
     rule: str,

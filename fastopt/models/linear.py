@@ -124,9 +124,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
     def _restore(self, coef: Array, intercept: Any) -> None:
         """Become a model with these weights, its optimizer's state at the start."""
         self._start(len(coef), coef.dtype)
-        self._trainer.records[:, 0] = coef
-        if self._trainer.bias is not None:
-            self._trainer.bias[0] = intercept
+        self._trainer.restore(coef, intercept)
         self.n_features_in_ = len(coef)
 
     def _passes(self, X: Any, y: Array, epochs: int, fresh: bool) -> None:
@@ -142,6 +140,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         y = np.ascontiguousarray(y, data.dtype)
         random = check_random_state(self.random_state) if self.shuffle else None
         draw = None if random is None else np.random.default_rng(random.randint(0, 2**31 - 1, 4))
+        self._trainer.renumber(indices, len(y), self._threads())  # csr_rows has made them for us
         for _ in range(epochs):
             order = None if draw is None else draw.permutation(np.arange(len(y), dtype=np.int32))
             self._trainer.train(indptr, indices, data, y, order, self._threads())

@@ -66,7 +66,7 @@ cdef struct Samples:
     Tier tiers[MOST_TIERS]
     int laws[PAD]               # of the elements of a record, again and again
     bint all_sums
-    char *copies                # `copy` bytes for each thread: its hot records and bias, and what they were after its last merge
+    char *copies                # `copy` bytes for each thread: its hot records and bias, and these as of its last merge
     Py_ssize_t copy
 
 
@@ -413,16 +413,17 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     of one dtype, and have been checked by the caller: indices in range and unique in their row, rows of at most
     `longest` entries. `h`: a row of scalars for each sample, or one for all.
 
-    With more than one thread the records are shared without locks (Hogwild), and `order` is needed: `tiers` are pairs of the feature where a tier of
-    hot features ends and the samples of a thread after which it merges its copy of them, powers of two and each a multiple of
-    the one before; `laws` say how each number of a record is merged, "sum", "mean" or "max". All threads meet after `piece`
-    samples.
+    With more than one thread the records are shared without locks (Hogwild), and `order` is needed. `tiers` are pairs: the
+    feature where a tier of hot features ends, and the samples of a thread after which it merges its copy of them, powers of
+    two and each a multiple of the one before. `laws` say how each number of a record is merged, "sum", "mean" or "max". All
+    threads meet after `piece` samples.
     """
     cdef Samples m
     cdef int itemsize = data.itemsize, t
     cdef size_t at
     cdef Py_ssize_t room = (longest + 1 + 2 * PAD - 1) // PAD * PAD
-    cdef Py_ssize_t own = (room * (7 * itemsize + 3 * sizeof(void *)) + 2 * APART - 1) // APART * APART    # of a thread, apart from its neighbour's
+    # Of a thread, apart from its neighbour's.
+    cdef Py_ssize_t own = (room * (7 * itemsize + 3 * sizeof(void *)) + 2 * APART - 1) // APART * APART
     cdef Py_ssize_t hot = 0, end, every
     cdef char *memory
     if n == 0:

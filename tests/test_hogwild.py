@@ -59,7 +59,7 @@ def test_every_optimizer_learns_where_threads_collide(name, hot, monkeypatch, rn
     """With copies of hot features, and with records shared element by element."""
     X, y = dense_problem(rng)
     if not hot:
-        monkeypatch.setattr(SampleTrainer, "_order", lambda *_: None)
+        monkeypatch.setattr(SampleTrainer, "_rank", lambda *_: None)
     alone, wild = made(name, X, y, 1), made(name, X, y, 2)
     trainer = wild._trainer
     assert bool(trainer._tiers(4000, 2)[0][0]) is hot
@@ -156,6 +156,20 @@ def test_features_of_one_thread_are_as_if_it_were_alone(n_threads, rng):
         np.testing.assert_allclose(many.records[many.place], one.records, rtol=1e-12, atol=1e-15)
 
 
+def test_shuffled_orders_are_fair():
+    """Every element is as often in every place; the seed decides."""
+    counts = np.zeros((5, 5), int)
+    for seed in range(20000):
+        order = np.arange(5, dtype=np.int32)
+        kernels.drivers.shuffle(order, seed)
+        counts[np.arange(5), order] += 1
+    assert np.abs(counts - 4000).max() < 5 * np.sqrt(20000 * 0.2 * 0.8)
+    a, b, c = (np.arange(1000, dtype=np.int32) for _ in range(3))
+    for order, seed in ((a, 2**63), (b, 2**63), (c, 1)):
+        kernels.drivers.shuffle(order, seed)
+    assert (a == b).all() and (a != c).any() and sorted(a) == list(range(1000))
+
+
 # ------------------------------------------------------------------------------------------------------- order of features
 
 
@@ -219,9 +233,9 @@ def test_tiers_follow_threads_and_frequencies():
     options = cls.fill_options({**options, "lr": 0.1})
     t = SampleTrainer(1 << 15, np.dtype(np.float32), cls, options, "log_loss", 0.0, 0.0, True, "native")
     t.hot = [0.1, 0.01, 0.002, 0.00001]
-    assert t._tiers(10**6, 2) == [(256, 64), (1024, 256), (4096, 1024)]
-    assert t._tiers(1000, 2) == [(256, 64), (1024, 256)], "not longer than the threads run apart"
-    assert t._tiers(10**6, 16)[0] == (256, 8), "all threads together"
+    assert t._tiers(10**6, 2) == [(256, 128), (1024, 512), (4096, 2048)]
+    assert t._tiers(1500, 2) == [(256, 128), (1024, 512)], "not longer than the threads run apart"
+    assert t._tiers(10**6, 16)[0] == (256, 16), "all threads together"
     t.hot = [1.0] * 4
     for threads in (2, 3, 5, 64, 1000):
         every = [e for _, e in t._tiers(10**9, threads)]
@@ -263,9 +277,9 @@ def test_threads_meet_before_their_scales_part(monkeypatch, rng):
     calls = []
     whole = kernels.drivers.samples
     monkeypatch.setattr(kernels.drivers, "samples", lambda *a: calls.append(a[-1]) or whole(*a))
-    one, two = (made("sgd", X, y, n, l2=1.0, lr=0.1) for n in (1, 2))
+    one, two = (made("sgd", X, y, n, l2=1.0, lr=0.1, shuffle=False) for n in (1, 2))
     assert calls[-1] == 1, "0.9 is reached after one sample"
     np.testing.assert_allclose(two.coef_, one.coef_, rtol=1e-12)
-    one, two = (made("sgd", X, y, n, l2=0.05, lr=0.1) for n in (1, 2))
+    one, two = (made("sgd", X, y, n, l2=0.05, lr=0.1, shuffle=False) for n in (1, 2))
     assert calls[-1] == int(np.log(samples.DRIFT) / np.log(1 / 1.005))
     np.testing.assert_allclose(two.coef_, one.coef_, atol=0.1 * np.abs(one.coef_).max())

@@ -139,20 +139,24 @@ cdef inline void gather_found(real *p, real *s, Py_ssize_t room, real **place, P
                               real scale) noexcept nogil:
     cdef Py_ssize_t j
     cdef int q
+    cdef const real *at
     for j in range(n):
-        p[j] = scale * get(place[j])
+        at = place[j]
+        p[j] = scale * get(at)
         for q in range(n_states):
-            s[q * room + j] = get(place[j] + 1 + q)
+            s[q * room + j] = get(at + 1 + q)
 
 
 cdef inline void scatter_found(const real *p, const real *s, Py_ssize_t room, real **place, Py_ssize_t n, int n_states,
                                real scale) noexcept nogil:
     cdef Py_ssize_t j
     cdef int q
+    cdef real *at
     for j in range(n):
-        put(place[j], scale * p[j])
+        at = place[j]
+        put(at, scale * p[j])
         for q in range(n_states):
-            put(place[j] + 1 + q, s[q * room + j])
+            put(at + 1 + q, s[q * room + j])
 
 
 cdef inline real merged(real to, real own, real seen, int law, real part) noexcept nogil:
@@ -442,7 +446,7 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     m.y, m.order = <const char *>buffer(y), <const int32_t *>buffer(order)
     m.h, m.h_stride = <const char *>buffer(h) + SPAN * itemsize, 0 if one_row else h.strides[0]
     m.scale, m.shrink = scale, shrink
-    m.prefetch = records.nbytes > 1 << 19
+    m.prefetch = prefetching and records.nbytes > 1 << 19
     m.itemsize, m.room, m.own, m.n, m.copies, m.copy, m.n_tiers = itemsize, room, own, n, NULL, 0, 0
     if threads > 1:
         m.all_sums = all(law == "sum" for law in laws)
@@ -503,6 +507,23 @@ def renumber(indices, place, int threads):
         threads = 1
     with nogil:
         together(renumber_share, &m, threads)
+
+
+def shuffle(order, uint64_t seed):
+    """Bring `order` (int32) into a random order, that of the seed: by exchanges, with SplitMix64 (Steele et al. 2014)."""
+    cdef int32_t *at = <int32_t *>buffer(order, 1)
+    cdef Py_ssize_t i, j
+    cdef uint64_t z
+    cdef int32_t kept
+    for i in range(len(order) - 1, 0, -1):
+        seed += <uint64_t>0x9E3779B97F4A7C15
+        z = (seed ^ (seed >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+        z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
+        z = (z ^ (z >> 31)) >> 32
+        j = <Py_ssize_t>(z * <uint64_t>(i + 1) >> 32)
+        kept = at[i]
+        at[i] = at[j]
+        at[j] = kept
 
 
 def by_frequency(indices, place, ends, Py_ssize_t most):

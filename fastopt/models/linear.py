@@ -140,10 +140,11 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         y = np.ascontiguousarray(y, data.dtype)
         random = check_random_state(self.random_state) if self.shuffle else None
         draw = None if random is None else np.random.default_rng(random.randint(0, 2**31 - 1, 4))
-        self._trainer.renumber(indices, len(y), self._threads())  # csr_rows has made them for us
+        n_threads = self._threads()
+        self._trainer.renumber(indices, len(y), n_threads)  # csr_rows has made them for us
         for _ in range(epochs):
-            order = None if draw is None else draw.permutation(np.arange(len(y), dtype=np.int32))
-            self._trainer.train(indptr, indices, data, y, order, self._threads())
+            order = None if draw is None else self._trainer.order(len(y), draw, n_threads)
+            self._trainer.train(indptr, indices, data, y, order, n_threads)
         self.t_ = self._trainer.steps
         records = self._trainer.records[:, 0]
         with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever a weight is not

@@ -10,7 +10,7 @@ import numpy as np
 from .. import kernels
 from ..checks import Array
 from ..errors import HyperParameterError, NonFiniteError, UnsupportedError
-from ..optimizers import tables
+from ..optimizers import table, tables
 from ..optimizers.base import Optimizer
 from . import reference
 
@@ -23,13 +23,25 @@ DRIFT = 0.9
 #: Lock-free threads train their own copies of the most frequent features. Those before the first number, and after that of
 #: the tier above, are merged when all threads together have had so many samples as the second says. The hottest move most,
 #: and must not part for long.
-TIERS = ((256, 128), (1024, 512), (4096, 2048), (16384, 8192))
+TIERS = ((256, 256), (1024, 1024), (4096, 4096), (16384, 16384))
 #: A tier pays if a thread meets its features at least so often, on average, from merge to merge.
 TOUCHES = 0.25
-#: Of so many indices, or an eighth if that is more, the frequencies are estimated.
+#: Of so many indices the frequencies are estimated.
 LOOK_AT = 1 << 19
 #: Fewer indices than this are not worth an order of the features.
 WORTH = 1 << 12
+
+
+def zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+    """As NumPy's, on huge pages where that is large."""
+    size = shape[0] * shape[1] * dtype.itemsize
+    if size < table.HUGE_PAGE:
+        return np.zeros(shape, dtype)
+    try:
+        memory, start = table.reserve(size)
+    except (OverflowError, ValueError, OSError) as e:
+        raise MemoryError(f"no {size} bytes for the weights and states of {shape[0]} features") from e
+    return np.ndarray(shape, dtype, memory, start)
 
 
 class SampleTrainer:
@@ -60,7 +72,7 @@ class SampleTrainer:
         laws = self.rule.merge or ("sum",) + ("mean",) * n_states
         self.laws = laws + ("sum",) * (stride - len(laws))
         start = [0.0, *(optimizer.start(s, options) for s in self.rule.states)]
-        self.records = np.zeros((n_features, stride), self.dtype)
+        self.records = zeros((n_features, stride), self.dtype)
         self.bias = np.zeros(stride, self.dtype) if fit_intercept else None
         for k, value in enumerate(start):
             if value:
@@ -109,14 +121,22 @@ class SampleTrainer:
         if self.backend != "native":
             return
         if self.place is None and n_threads > 1 and len(indices) >= max(WORTH, n_features // 8):
-            self._order(indices, n_rows)
+            self._rank(indices, n_rows)
         if self.place is not None:
             kernels.drivers.renumber(indices, self.place, n_threads)
 
-    def _order(self, indices: Array, n_rows: int) -> None:
+    def order(self, n: int, draw: np.random.Generator, n_threads: int) -> Array:
+        """A new order of `n` rows. Where results vary from run to run anyway, one that is sooner drawn."""
+        order = np.arange(n, dtype=np.int32)
+        if n_threads == 1 or self.backend != "native":
+            return draw.permutation(order)
+        kernels.drivers.shuffle(order, int(draw.integers(2**63)))
+        return order
+
+    def _rank(self, indices: Array, n_rows: int) -> None:
         place = np.empty(len(self.records), np.int32)
         ends = [min(end, len(place)) for end, _ in TIERS]
-        hits, looked = kernels.drivers.by_frequency(indices, place, ends, max(LOOK_AT, len(indices) // 8))
+        hits, looked = kernels.drivers.by_frequency(indices, place, ends, LOOK_AT)
         if not self._fresh:
             records = np.empty_like(self.records)
             records[place] = self.records
@@ -228,8 +248,8 @@ class SampleTrainer:
         settled = self._settled()
         one_row = settled is not None and self.steps + 1 >= settled
         t = np.arange(self.steps + 1, self.steps + 2 + (0 if one_row else n + n_threads))
-        table = tables.scalar_table(self.optimizer, self.options, t, self.dtype, 0)[0]
+        h = tables.scalar_table(self.optimizer, self.options, t, self.dtype, 0)[0]
         needed = 1 if one_row else n + n_threads - 1
-        if len(table) < needed:  # a schedule that fails at a later sample: let it say so before this one
-            tables.scalar_table(self.optimizer, self.options, t[len(table) :], self.dtype, 0)
-        return table, one_row
+        if len(h) < needed:  # a schedule that fails at a later sample: let it say so before this one
+            tables.scalar_table(self.optimizer, self.options, t[len(h) :], self.dtype, 0)
+        return h, one_row

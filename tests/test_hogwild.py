@@ -72,6 +72,35 @@ def test_every_optimizer_learns_where_threads_collide(name, hot, monkeypatch, rn
     assert losses[1] < losses[0] + 0.03, losses
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("rmsprop", {}),
+        ("rmsprop", {"momentum": 0.5}),
+        ("adam", {"betas": (0.9, 0.98)}),
+        ("adam", {"betas": (0.9, 0.98), "amsgrad": True}),
+        ("adadelta", {}),
+        ("adabelief", {"betas": (0.9, 0.98)}),
+        ("adamax", {"betas": (0.9, 0.98)}),
+    ],
+)
+def test_averages_that_fade_never_fall_below_zero(name, options, rng):
+    """Nearly all gradients are zero, so that both threads take much from the moments: the sum of that would be too much."""
+    n, n_features = 1_000_000, 2
+    indptr, indices = np.arange(n + 1, dtype=np.int64) * n_features, np.tile(np.arange(n_features, dtype=np.int32), n)
+    y = np.where(np.arange(n) % 150, 1, -1).astype(np.float32)
+    cls, implied = by_name(name)
+    chosen = cls.fill_options({**implied, **options, "lr": 0.0})
+    t = SampleTrainer(n_features, np.dtype(np.float32), cls, chosen, "hinge", 0.0, 0.0, True, "native")
+    t.records[:, 0], t.records[:, 1:] = 5, 1
+    t.bias[1:] = 1
+    t.hot = [1.0]
+    t.train(indptr, indices, np.ones(n * n_features, np.float32), y, None, 2)
+    for record in (*t.records, t.bias):
+        assert np.isfinite(record).all(), "the root of something negative"
+        assert (record[1 : 1 + len(t.rule.states)] >= 0).all()
+
+
 def test_every_rule_says_how_its_states_are_merged():
     for name in NAMES:
         for rule in by_name(name)[0].rules:

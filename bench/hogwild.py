@@ -143,7 +143,9 @@ def main() -> None:
                 runs.setdefault((name, threads), []).append(fit(data, name, rate, args.epochs, threads, seed))
     lines = []
     for name in rates:
-        one, many = ([statistics.median(column) for column in zip(*runs[name, t], strict=True)] for t in (1, args.threads))
+        one, many = (
+            [statistics.median(column) for column in zip(*runs[name, t], strict=True)] for t in (1, args.threads)
+        )
         cells = [f"{1e3 * one[0]:.0f}", f"{1e3 * many[0]:.0f}", f"{many[1]:.2f}", f"{one[0] / many[0]:.2f}"]
         lines.append([name, *cells, f"{one[2]:.4f}", f"{many[2]:.4f}", f"{100 * (many[2] / one[2] - 1):+.2f} %"])
     head = [

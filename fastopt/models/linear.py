@@ -216,7 +216,9 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
         Visit the samples in a new random order in each epoch.
     mode : {"sequential", "hogwild"}, default "sequential"
         One thread with the same bits on every machine, or ``n_jobs`` threads that share the weights without locks (Niu
-        et al. 2011), whose results vary from run to run.
+        et al. 2011), whose results vary from run to run. Each thread trains a copy of the most frequent features, and
+        merges it with the others' every few hundred samples; so rates that are nearly too large for one thread may be
+        too large for several. Below some ten thousand samples it gains little.
     batch_size : int, default 256
         For ``mode="minibatch"``, which does not exist yet.
     n_jobs : int, optional

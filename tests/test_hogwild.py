@@ -312,3 +312,20 @@ def test_threads_meet_before_their_scales_part(monkeypatch, rng):
     one, two = (made("sgd", X, y, n, l2=0.05, lr=0.1, shuffle=False) for n in (1, 2))
     assert calls[-1] == int(np.log(samples.DRIFT) / np.log(1 / 1.005))
     np.testing.assert_allclose(two.coef_, one.coef_, atol=0.1 * np.abs(one.coef_).max())
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+@pytest.mark.parametrize("l2", [1e-4, 0.03])
+def test_the_penalty_of_a_rare_feature_is_that_of_its_step(l2, n_threads):
+    """Each feature is in one sample: its weight is one step from zero, and the penalty of all steps since."""
+    n, lr = 2000, 0.05
+    y = np.where(np.arange(n) % 3, 1.0, -1.0)
+    X, shrink = scipy_sparse.eye_array(n, format="csr"), 1 / (1 + lr * l2)
+    model = made("sgd", X, y, n_threads, lr=lr, l2=l2, epochs=1, shuffle=False, fit_intercept=False)
+    piece, step = int(np.log(samples.DRIFT) / np.log(shrink)), np.empty(n)
+    for begin in range(0, n, piece):
+        size = min(piece, n - begin)
+        for k in range(n_threads):
+            first, last = size * k // n_threads, size * (k + 1) // n_threads
+            step[begin + first : begin + last] = begin + np.arange(last - first) * n_threads + k
+    np.testing.assert_allclose(model.coef_[0], lr * y / 2 * shrink ** (n - step), rtol=1e-9)

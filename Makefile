@@ -50,6 +50,7 @@ bench: $(VENV)/oracles  ## time against torch, numba and scikit-learn, in one pr
 	$(BIN)/python bench/normalization.py
 	$(BIN)/python bench/linear.py
 	$(BIN)/python bench/text.py
+	$(BIN)/python bench/hogwild.py
 	$(BIN)/python bench/sparse.py
 
 embeddings: $(VENV)/test  ## make embeddings TEXT=file: exact, lazy and others' sparse Adam beside the dense one, drawn

@@ -96,6 +96,9 @@ def samples(
     scale: float,
     shrink: float,
     threads: int,
+    laws: Sequence[str] = ...,
+    tiers: Sequence[tuple[int, int]] = ...,
+    piece: int = ...,
 ) -> float: ...
 def batches(
     addresses: Mapping[str, int],
@@ -135,6 +138,9 @@ def row_scores(
     out: Array,
     longest: int,
 ) -> int: ...
+def renumber(indices: Array, place: Array, threads: int) -> None: ...
+def shuffle(order: Array, seed: int) -> None: ...
+def by_frequency(indices: Array, place: Array, ends: Sequence[int], most: int) -> tuple[list[int], int]: ...
 def online(
     addresses: Mapping[str, int],
     rule: str,

@@ -4,7 +4,7 @@
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from cython.parallel cimport parallel, threadid
-from libc.math cimport INFINITY, fabs, sqrt
+from libc.math cimport INFINITY, fabs, pow, sqrt
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 

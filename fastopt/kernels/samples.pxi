@@ -1,4 +1,42 @@
-# Samples of CSR: training of linear models, one sample after the other.
+# Samples of CSR: training of linear models, one sample after the other; or by threads that share the records without locks
+# (Hogwild, Niu et al. 2011). Then the features that come first are taken for the hot ones: the cores would fight for their
+# cache lines, so each thread trains a copy of its own, and merges it now and then with the records, under a lock. Nobody else
+# touches those meanwhile. All other records are shared element by element, through relaxed atomics.
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    typedef omp_lock_t fo_lock;
+    #else
+    typedef int fo_lock;
+    #define omp_init_lock(lock) ((void)(lock))
+    #define omp_destroy_lock(lock) ((void)(lock))
+    #define omp_set_lock(lock) ((void)(lock))
+    #define omp_unset_lock(lock) ((void)(lock))
+    #define omp_test_lock(lock) ((void)(lock), 1)
+    #endif
+    """
+    ctypedef struct fo_lock:
+        pass
+    void omp_init_lock(fo_lock *lock) nogil
+    void omp_destroy_lock(fo_lock *lock) nogil
+    void omp_set_lock(fo_lock *lock) nogil
+    void omp_unset_lock(fo_lock *lock) nogil
+    int omp_test_lock(fo_lock *lock) nogil
+
+cdef enum:
+    APART = 128             # bytes between what threads write: two cache lines, for they are fetched in pairs
+    MOST_TIERS = 8
+
+cdef enum Merge:             # how a thread's copy of a number becomes one with the others
+    SUM                     # all moves are added
+    MEAN                    # for averages, which sums of moves would drive beyond what they average
+    MAX
+
+cdef struct Tier:           # features of one hotness
+    Py_ssize_t begin, end
+    Py_ssize_t every        # samples of a thread from merge to merge, a power of two
+    fo_lock *lock
 
 cdef struct Samples:
     span_t span
@@ -22,7 +60,15 @@ cdef struct Samples:
     int itemsize
     char *scratch               # `own` bytes for each thread, blocks of `room` elements
     Py_ssize_t room, own
-    double *ends                # the scale that each thread ends with
+    double end                  # the scale of a single thread afterwards
+    # of several threads:
+    Py_ssize_t hot              # features before this one are hot
+    int n_tiers
+    Tier tiers[MOST_TIERS]
+    int laws[PAD]               # of the elements of a record, again and again
+    bint all_sums
+    char *copies                # `copy` bytes for each thread: its hot records and bias, and these as of its last merge
+    Py_ssize_t copy
 
 
 cdef inline real get(const real *at) noexcept nogil:
@@ -77,10 +123,121 @@ cdef inline void fetch_records(const real *records, const int32_t *ids, Py_ssize
             FO_PREFETCH(records + ids[j] * stride)
 
 
-cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t begin, Py_ssize_t end, int k,
-                  int threads) noexcept nogil:
+# The same for one thread of several: where the records are is found when they are fetched.
+
+cdef inline void find_records(real **place, real *records, real *own, Py_ssize_t hot, const int32_t *ids, Py_ssize_t n,
+                              Py_ssize_t stride) noexcept nogil:
+    # The hot ones are the thread's own. No branch, which could not be foreseen.
+    cdef uintptr_t to_own = <uintptr_t>own - <uintptr_t>records, at
+    cdef Py_ssize_t j
+    for j in range(n):
+        at = <uintptr_t>(records + ids[j] * stride) + (to_own & (<uintptr_t>0 - <uintptr_t>(ids[j] < hot)))
+        place[j] = <real *>at
+        FO_PREFETCH(<real *>at)
+
+
+cdef inline void gather_found(real *p, real *s, Py_ssize_t room, real **place, Py_ssize_t n, int n_states,
+                              real scale) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef int q
+    cdef const real *at
+    for j in range(n):
+        at = place[j]
+        p[j] = scale * get(at)
+        for q in range(n_states):
+            s[q * room + j] = get(at + 1 + q)
+
+
+cdef inline void scatter_found(const real *p, const real *s, Py_ssize_t room, real **place, Py_ssize_t n, int n_states,
+                               real scale) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef int q
+    cdef real *at
+    for j in range(n):
+        at = place[j]
+        put(at, scale * p[j])
+        for q in range(n_states):
+            put(at + 1 + q, s[q * room + j])
+
+
+cdef inline real merged(real to, real own, real seen, int law, real part) noexcept nogil:
+    # What a number and a thread's copy of it become, which were `seen` when they were last the same. Averages stay between
+    # the two, whatever the rounding. Selections, for the loops around it are vectorized.
+    cdef real sum = to + (own - seen)
+    cdef real mean = to + part * (own - to)
+    cdef real most = own if own > to else to
+    mean = own if to == seen else mean
+    mean = to if own == seen else mean
+    return sum if law == SUM else mean if law == MEAN else most
+
+
+cdef inline void merge_records(const Samples *m, real *to, real *own, real *seen, Py_ssize_t n, real part) noexcept nogil:
+    # n records and a thread's copy of them become the same.
+    cdef real x[PAD]
+    cdef Py_ssize_t i = 0, j, end = n * m.stride
+    while i + PAD <= end:
+        if m.all_sums:
+            for j in range(PAD):
+                x[j] = merged(to[i + j], own[i + j], seen[i + j], SUM, part)
+        else:
+            for j in range(PAD):
+                x[j] = merged(to[i + j], own[i + j], seen[i + j], m.laws[j], part)
+        memcpy(to + i, x, PAD * sizeof(real))
+        memcpy(own + i, x, PAD * sizeof(real))
+        memcpy(seen + i, x, PAD * sizeof(real))
+        i += PAD
+    while i < end:
+        to[i] = own[i] = seen[i] = merged(to[i], own[i], seen[i], m.laws[i % PAD], part)
+        i += 1
+
+
+cdef int merge(const Samples *m, real *own, int due, bint wait, int threads) noexcept nogil:
+    # Merge a thread's copy of the tiers in the set `due`. Returns those whose turn it was not, for another thread was there.
+    cdef const Tier *tier
+    cdef real *seen = own + (m.hot + 1) * m.stride
+    cdef real part = <real>(1.0 / threads)
+    cdef Py_ssize_t at
+    cdef int t
+    for t in range(m.n_tiers):
+        tier = &m.tiers[t]
+        if due >> t & 1:
+            if wait:
+                omp_set_lock(tier.lock)
+            elif not omp_test_lock(tier.lock):
+                continue
+            at = tier.begin * m.stride
+            merge_records(m, <real *>m.records + at, own + at, seen + at, tier.end - tier.begin, part)
+            if t == 0 and m.bias != NULL:
+                at = m.hot * m.stride
+                merge_records(m, <real *>m.bias, own + at, seen + at, 1, part)
+            omp_unset_lock(tier.lock)
+            due &= ~(1 << t)
+    return due
+
+
+cdef inline void copy_hot(const Samples *m, real *own) noexcept nogil:
+    # A thread's copy, when it begins.
+    cdef const Tier *tier
+    cdef real *seen = own + (m.hot + 1) * m.stride
+    cdef Py_ssize_t at
+    cdef int t
+    for t in range(m.n_tiers):
+        tier = &m.tiers[t]
+        at = tier.begin * m.stride
+        omp_set_lock(tier.lock)
+        memcpy(own + at, <real *>m.records + at, (tier.end - tier.begin) * m.stride * sizeof(real))
+        if t == 0 and m.bias != NULL:
+            memcpy(own + m.hot * m.stride, m.bias, m.stride * sizeof(real))
+        omp_unset_lock(tier.lock)
+    memcpy(seen, own, (m.hot + 1) * m.stride * sizeof(real))
+
+
+cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t begin, Py_ssize_t end, int k, int threads,
+                         const bint wild) noexcept nogil:
     # Samples begin..end, one after the other: gather the records of a sample's features into blocks, score, derivative of
-    # the loss, span, scatter. Blocks are padded with zeros to whole vectors. Returns the scale it ends with.
+    # the loss, span, scatter. Blocks are padded with zeros to whole vectors. Returns the scale it ends with. `wild`: among
+    # several threads, with hot records of its own.
+    cdef Py_ssize_t room = m.room
     cdef real *p = scratch
     cdef real *x = scratch + room
     cdef real *g = scratch + 2 * room
@@ -92,13 +249,28 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
     cdef const real *weights = <const real *>m.weights
     cdef const int32_t *ids
     cdef Py_ssize_t i, r, n, total, padded, j, at, ahead
-    cdef int q
+    cdef int q, t, due = 0
     cdef double scale = m.scale, shrink = m.shrink
     cdef real up, down
-    cdef Py_ssize_t step
-    # With several threads the scale stands still during a call, which the caller keeps short enough for that.
-    if threads > 1:
-        shrink = 1.0
+    cdef Py_ssize_t step, clock = 0, hot = 0
+    # Where the records of the sample and of the two after it are.
+    cdef real **place = <real **>(scratch + 7 * room)
+    cdef real **next = place + room
+    cdef real **last = next + room
+    cdef real **spare
+    if wild:
+        # Step i of thread k is taken for step i * threads + k of all. So each knows the scale of that step, and what a
+        # thread alone has trained is right at the end, however the threads ran.
+        scale = scale * pow(shrink, k)
+        shrink = pow(shrink, threads)
+        hot = m.hot
+        clock = m.tiers[0].every * k // threads             # not all at once
+        if bias != NULL:
+            bias = own + hot * m.stride
+        for i in range(begin, begin + 2 if begin + 2 < end else end):
+            r = m.order[i]
+            find_records(next if i > begin else place, records, own, hot, m.indices + m.indptr[r],
+                         m.indptr[r + 1] - m.indptr[r], m.stride)
     for i in range(begin, end):
         r = m.order[i] if m.order != NULL else i
         at = m.indptr[r]
@@ -119,7 +291,16 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
                 FO_PREFETCH_READ(data + j)
         up = <real>scale
         down = <real>(1.0 / scale)
-        if m.n_states == 0:
+        if wild:
+            if m.n_states == 0:
+                gather_found(p, s, room, place, n, 0, up)
+            elif m.n_states == 1:
+                gather_found(p, s, room, place, n, 1, up)
+            elif m.n_states == 2:
+                gather_found(p, s, room, place, n, 2, up)
+            else:
+                gather_found(p, s, room, place, n, m.n_states, up)
+        elif m.n_states == 0:
             gather(p, s, room, records, ids, n, 1, 0, up)
         elif m.n_states == 1:
             gather(p, s, room, records, ids, n, 2, 1, up)
@@ -139,13 +320,35 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
         memset(x + total, 0, PAD * sizeof(real))
         for q in range(m.n_states):
             memset(s + q * room + total, 0, PAD * sizeof(real))
-        if m.prefetch and i + 2 < end:      # and while the blocks settle in the cache
+        if (wild or m.prefetch) and i + 2 < end:        # and while the blocks settle in the cache
             at = m.order[i + 2] if m.order != NULL else i + 2
-            fetch_records(records, m.indices + m.indptr[at], m.indptr[at + 1] - m.indptr[at], m.stride)
+            ahead = m.indptr[at]
+            j = m.indptr[at + 1] - ahead
+            if not wild:
+                fetch_records(records, m.indices + ahead, j, m.stride)
+            elif m.n_states == 0:
+                find_records(last, records, own, hot, m.indices + ahead, j, 1)
+            elif m.n_states == 1:
+                find_records(last, records, own, hot, m.indices + ahead, j, 2)
+            else:
+                find_records(last, records, own, hot, m.indices + ahead, j, m.stride)
         m.learn(padded, g, p, x, y[r], m.parameter, weights[r] if weights != NULL else 1.0)
         step = i - begin
         m.span(padded, p, g, s, s + room, s + 2 * room, s + 3 * room, m.h + (step * threads + k) * m.h_stride)
-        if m.n_states == 0:
+        if wild:
+            if m.n_states == 0:
+                scatter_found(p, s, room, place, n, 0, down)
+            elif m.n_states == 1:
+                scatter_found(p, s, room, place, n, 1, down)
+            elif m.n_states == 2:
+                scatter_found(p, s, room, place, n, 2, down)
+            else:
+                scatter_found(p, s, room, place, n, m.n_states, down)
+            spare = place
+            place = next
+            next = last
+            last = spare
+        elif m.n_states == 0:
             scatter(p, s, room, records, ids, n, 1, 0, down)
         elif m.n_states == 1:
             scatter(p, s, room, records, ids, n, 2, 1, down)
@@ -158,18 +361,42 @@ cdef double train(const Samples *m, real *scratch, Py_ssize_t room, Py_ssize_t b
             for q in range(m.n_states):
                 put(bias + 1 + q, s[q * room + n])
         scale = scale * shrink
+        if wild:
+            clock += 1
+            for t in range(m.n_tiers):
+                if clock & (m.tiers[t].every - 1):
+                    break                   # each tier waits a multiple of the one before
+                due |= 1 << t
+            if due:
+                due = merge(m, own, due, False, threads)
     return scale
 
 
+cdef double train_alone(const Samples *m, real *scratch) noexcept nogil:
+    return train(m, scratch, NULL, 0, m.n, 0, 1, False)
+
+
+cdef void train_wild(const Samples *m, real *scratch, real *own, Py_ssize_t begin, Py_ssize_t end, int k,
+                     int threads) noexcept nogil:
+    copy_hot(m, own)
+    train(m, scratch, own, begin, end, k, threads, True)
+    merge(m, own, (1 << m.n_tiers) - 1, True, threads)
+
+
 cdef void train_share(void *what, int k, int threads) noexcept nogil:
-    cdef const Samples *m = <const Samples *>what
+    cdef Samples *m = <Samples *>what
     cdef Py_ssize_t begin = m.n * k // threads, end = m.n * (k + 1) // threads
     cdef char *scratch = m.scratch + k * m.own
+    cdef char *copy = m.copies + k * m.copy
     cdef fo_fpenv saved = fo_fp_enter()
-    if m.itemsize == 4:
-        m.ends[k] = train[float](m, <float *>scratch, m.room, begin, end, k, threads)
+    if m.itemsize == 4 and m.copies == NULL:
+        m.end = train_alone[float](m, <float *>scratch)
+    elif m.itemsize == 4:
+        train_wild[float](m, <float *>scratch, <float *>copy, begin, end, k, threads)
+    elif m.copies == NULL:
+        m.end = train_alone[double](m, <double *>scratch)
     else:
-        m.ends[k] = train[double](m, <double *>scratch, m.room, begin, end, k, threads)
+        train_wild[double](m, <double *>scratch, <double *>copy, begin, end, k, threads)
     fo_fp_leave(saved)
 
 
@@ -185,22 +412,26 @@ cdef void *buffer(object a, int writable=0) except? NULL:
 
 def samples(addresses, str span, int n_states, str loss, double parameter, records, bias, Py_ssize_t stride, indptr,
             indices, data, y, weights, order, Py_ssize_t n, Py_ssize_t longest, h, bint one_row, double scale, double shrink,
-            int threads):
+            int threads, laws=(), tiers=(), Py_ssize_t piece=0):
     """Train on `n` CSR rows in `order`; returns the scale of the weights afterwards.
 
     Rule-blind: `addresses` is the table of the chosen build, `span` and `loss` are names in it. Arrays are contiguous,
     of one dtype, and have been checked by the caller: indices in range and unique in their row, rows of at most
-    `longest` entries. `h`: a row of scalars for each sample, or one for all. With more than one thread the records are
-    shared without locks (Hogwild), and the scale shrinks at the end.
+    `longest` entries. `h`: a row of scalars for each sample, or one for all.
+
+    With more than one thread the records are shared without locks (Hogwild), and `order` is needed. `tiers` are pairs: the
+    feature where a tier of hot features ends, and the samples of a thread after which it merges its copy of them, powers of
+    two and each a multiple of the one before. `laws` say how each number of a record is merged, "sum", "mean" or "max". All
+    threads meet after `piece` samples.
     """
     cdef Samples m
-    cdef int itemsize = data.itemsize
+    cdef int itemsize = data.itemsize, t
     cdef size_t at
     cdef Py_ssize_t room = (longest + 1 + 2 * PAD - 1) // PAD * PAD
-    cdef Py_ssize_t own = (room * 7 * itemsize + 255) // 128 * 128     # scratch of a thread, apart from its neighbour's
-    cdef Py_ssize_t _i
-    cdef double *ends
-    cdef char *scratch
+    # Of a thread, apart from its neighbour's.
+    cdef Py_ssize_t own = (room * (7 * itemsize + 3 * sizeof(void *)) + 2 * APART - 1) // APART * APART
+    cdef Py_ssize_t hot = 0, end, every
+    cdef char *memory
     if n == 0:
         return scale
     if fo_is_fork_child or not FO_OPENMP:
@@ -218,26 +449,144 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     m.order = <const int32_t *>buffer(order)
     m.h, m.h_stride = <const char *>buffer(h) + SPAN * itemsize, 0 if one_row else h.strides[0]
     m.scale, m.shrink = scale, shrink
-    m.prefetch = records.nbytes > 1 << 19
-    ends = <double *>PyMem_Calloc(threads, sizeof(double))
-    scratch = <char *>PyMem_Calloc(threads * own + 64, 1)
-    if ends == NULL or scratch == NULL:
-        PyMem_Free(ends)
-        PyMem_Free(scratch)
+    m.prefetch = prefetching and records.nbytes > 1 << 19
+    m.itemsize, m.room, m.own, m.n, m.copies, m.copy, m.n_tiers = itemsize, room, own, n, NULL, 0, 0
+    if threads > 1:
+        m.all_sums = all(law == "sum" for law in laws)
+        for t in range(PAD):
+            m.laws[t] = SUM if laws[t % stride] == "sum" else MEAN if laws[t % stride] == "mean" else MAX
+        for end, every in tiers or ((0, 64),):
+            m.tiers[m.n_tiers].begin, m.tiers[m.n_tiers].end, m.tiers[m.n_tiers].every = hot, end, every
+            hot = end
+            m.n_tiers += 1
+        m.copy = (2 * (hot + 1) * stride * itemsize + 2 * APART - 1) // APART * APART
+    m.hot = hot
+    memory = <char *>PyMem_Calloc(APART + threads * own + threads * m.copy + m.n_tiers * (sizeof(fo_lock) + APART), 1)
+    if memory == NULL:
         raise MemoryError
-    at = <size_t>scratch
-    at = (at + 63) // 64 * 64
-    m.n, m.itemsize, m.room, m.own, m.scratch, m.ends = n, itemsize, room, own, <char *>at, ends
-    with nogil:
-        together(train_share, &m, threads)
+    at = <size_t>memory
+    m.scratch = <char *>((at + APART - 1) // APART * APART)
     if threads == 1:
-        scale = ends[0]
-    else:
-        for _i in range(n):
-            scale = scale * shrink
-    PyMem_Free(ends)
-    PyMem_Free(scratch)
-    return scale
+        with nogil:
+            train_share(&m, 0, 1)
+        PyMem_Free(memory)
+        return m.end
+    m.copies = m.scratch + threads * own
+    for t in range(m.n_tiers):
+        m.tiers[t].lock = <fo_lock *>(m.copies + threads * m.copy + t * (sizeof(fo_lock) + APART) // APART * APART)
+        omp_init_lock(m.tiers[t].lock)
+    with nogil:
+        while n > 0:
+            m.n = piece if 0 < piece < n else n
+            together(train_share, &m, threads if threads < m.n else <int>m.n)
+            m.scale = m.scale * pow(shrink, m.n)
+            m.order += m.n
+            m.h += m.n * m.h_stride
+            n -= m.n
+    for t in range(m.n_tiers):
+        omp_destroy_lock(m.tiers[t].lock)
+    PyMem_Free(memory)
+    return m.scale
+
+
+cdef struct Renumbering:
+    int32_t *indices
+    const int32_t *place
+    Py_ssize_t n
+
+
+cdef void renumber_share(void *what, int k, int threads) noexcept nogil:
+    cdef const Renumbering *m = <const Renumbering *>what
+    cdef Py_ssize_t j
+    for j in range(m.n * k // threads, m.n * (k + 1) // threads):
+        m.indices[j] = m.place[m.indices[j]]
+
+
+def renumber(indices, place, int threads):
+    """Replace each of the indices (int32) by its place (int32), which is in range; nothing else is checked."""
+    cdef Renumbering m
+    m.indices, m.place, m.n = <int32_t *>buffer(indices, 1), <const int32_t *>buffer(place), len(indices)
+    if fo_is_fork_child or not FO_OPENMP or m.n < HOLD_GIL:
+        threads = 1
+    with nogil:
+        together(renumber_share, &m, threads)
+
+
+def shuffle(order, uint64_t seed):
+    """Bring `order` (int32) into a random order, that of the seed: by exchanges, with SplitMix64 (Steele et al. 2014)."""
+    cdef int32_t *at = <int32_t *>buffer(order, 1)
+    cdef Py_ssize_t i, j
+    cdef uint64_t z
+    cdef int32_t kept
+    for i in range(len(order) - 1, 0, -1):
+        seed += <uint64_t>0x9E3779B97F4A7C15
+        z = (seed ^ (seed >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+        z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
+        z = (z ^ (z >> 31)) >> 32
+        j = <Py_ssize_t>(z * <uint64_t>(i + 1) >> 32)
+        kept = at[i]
+        at[i] = at[j]
+        at[j] = kept
+
+
+def by_frequency(indices, place, ends, Py_ssize_t most):
+    """Number the features by how often they are among the indices (int32, in range), the most frequent first.
+
+    About `most` of the indices are looked at, in runs spread over all of them. `place` (int32, one for each feature)
+    receives the numbers; those of equal count keep their order. Returns how many of the indices looked at are of the
+    features before each of `ends`, and how many there were.
+    """
+    cdef const int32_t *ids = <const int32_t *>buffer(indices)
+    cdef int32_t *to = <int32_t *>buffer(place, 1)
+    cdef Py_ssize_t n = len(indices), n_features = len(place), looked = 0, begin, end, j, run = 512, far
+    cdef Py_ssize_t i, c, start, total, many
+    cdef int32_t most_often = 0
+    cdef int32_t *counts = <int32_t *>PyMem_Calloc(n_features + 1, sizeof(int32_t))
+    cdef int32_t *first = NULL
+    if counts == NULL:
+        raise MemoryError
+    far = run * (1 + (n - 1) // most) if n > most else run
+    with nogil:
+        begin = 0
+        while begin < n:
+            end = begin + run if begin + run < n else n
+            for j in range(begin, end):
+                counts[ids[j]] += 1
+            looked += end - begin
+            begin += far
+        for i in range(n_features):
+            most_often = counts[i] if counts[i] > most_often else most_often
+    first = <int32_t *>PyMem_Calloc(most_often + 2, sizeof(int32_t))
+    if first == NULL:
+        PyMem_Free(counts)
+        raise MemoryError
+    with nogil:
+        for i in range(n_features):
+            first[counts[i]] += 1
+    hits = []
+    for limit in ends:                      # the most frequent come first
+        start, total, c = 0, 0, most_often
+        many = limit
+        while c >= 0 and start < many:
+            j = first[c] if first[c] < many - start else many - start
+            start += j
+            total += j * c
+            c -= 1
+        hits.append(total)
+    with nogil:
+        start = 0
+        c = most_often
+        while c >= 0:
+            j = first[c]
+            first[c] = <int32_t>start
+            start += j
+            c -= 1
+        for i in range(n_features):
+            to[i] = first[counts[i]]
+            first[counts[i]] += 1
+    PyMem_Free(counts)
+    PyMem_Free(first)
+    return hits, looked
 
 
 def online(addresses, str rule, p, s0, s1, indptr, indices, data, bint intercept, y, weight, out, sums, Py_ssize_t longest,

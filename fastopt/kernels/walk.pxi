@@ -86,7 +86,7 @@ cdef int equip(Worker *q, Py_ssize_t widest, Py_ssize_t longest, Py_ssize_t memo
 
 
 def prefetch(bint on):
-    """For measurements: turn the prefetch of rows off, or on again."""
+    """For measurements: turn the prefetch of rows, and of the records of samples, off or on again."""
     global prefetching
     prefetching = on
 

@@ -61,7 +61,7 @@ class BatchTrainer(SampleTrainer):
         self.decay: Decay | None = None
         self.settled = 0
         super().__init__(*of_a_trainer)
-        self.place = np.zeros(len(self.records) + 1, np.int64)
+        self.slots = np.zeros(len(self.records) + 1, np.int64)
 
     def set_rate(self, lr: Any, l2: float, l1: float | None = None, size: int | None = None) -> None:
         """As `SampleTrainer.set_rate`; the penalty due until now is paid at the rate until now."""
@@ -112,7 +112,7 @@ class BatchTrainer(SampleTrainer):
         mean = 1.0 if weights is None or self.size == 1 else float(weights[order].mean(dtype=np.float64))
         done, self._weights = 0, None
         while done < len(order):
-            steps = min(self._pieces(0, -(-(len(order) - done) // self.size), 1), FAR)
+            steps = min(self._pieces(0, -(-(len(order) - done) // self.size)), FAR)
             h, one_row = self._scalars(steps, 1)
             part = order[done : done + steps * self.size]
             lasso = self.last is not None and self.decay is not None
@@ -158,7 +158,7 @@ class BatchTrainer(SampleTrainer):
                     step,
                     self.decay.table if self.decay is not None else None,
                     self.decay.l1 if self.decay is not None else 0.0,
-                    self.place,
+                    self.slots,
                     n_threads,
                 )
             else:

@@ -27,7 +27,7 @@ from ..optimizers.base import by_name, choose_backend
 from ..optimizers.ftrl import FTRL
 from ..scores import VALUES
 from .batches import BatchTrainer
-from .samples import SampleTrainer
+from .samples import SampleTrainer, new_order
 
 CLASSIFIER_LOSSES = ("log_loss", "hinge", "squared_hinge", "modified_huber")
 REGRESSOR_LOSSES = (
@@ -211,9 +211,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         """Become a model with these weights, a row each, its optimizer's state at the start."""
         self._start(coef.shape[0], coef.shape[1], coef.dtype)
         for k, model in enumerate(self._models):
-            model.trainer.records[:, 0] = coef[k]
-            if model.trainer.bias is not None:
-                model.trainer.bias[0] = intercept[k]
+            model.trainer.restore(coef[k], intercept[k])
         self.n_features_in_ = coef.shape[1]
 
     def _passes(
@@ -254,6 +252,11 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
             matrix = sparse.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=shape)
             watch = _Watch(matrix[seen], seen, None if weights is None else weights[seen])
         w = None if weights is None else np.ascontiguousarray(weights, data.dtype)
+        wild = self._threads() if self.mode == "hogwild" else 1
+        first, *others = (model.trainer for model in self._models)
+        first.renumber(indices, n, wild)  # csr_rows has made them for us
+        for trainer in others:
+            trainer.follow(first)
         side = self._threads() if len(targets) > 1 and self.mode == "sequential" else 1
         inside = 1 if self.mode == "sequential" else self._threads()
 
@@ -262,7 +265,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
             draw = None if seed is None else np.random.default_rng(seed)
             best, waited = math.inf, 0
             for epoch in range(epochs):
-                order = visits if draw is None else draw.permutation(visits)
+                order = visits if draw is None else new_order(visits, draw, wild)
                 model.trainer.train(indptr, indices, data, y, order, inside, w)
                 model.end_pass(int(self.average))
                 if watch is not None:
@@ -423,7 +426,9 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
         ``"sequential"``: a step for each sample, with the same bits on every machine. ``"minibatch"``: a step for each
         `batch_size` samples with the mean of their gradients, on `n_jobs` threads, with the same bits for any number
         of them; it wants larger rates or more passes. ``"hogwild"``: `n_jobs` threads that share the weights without locks
-        (Niu et al. 2011), whose results vary from run to run.
+        (Niu et al. 2011), whose results vary from run to run. Each thread trains a copy of the most frequent features, and
+        merges it with the others' every few hundred samples; so rates that are nearly too large for one thread may be too
+        large for several. Below some ten thousand samples it gains little.
     n_jobs : int, optional
         Threads; None is 1, -1 is `fastopt.get_num_threads()`. In sequential mode they train classes side by side, where
         there are more than two, with the same bits.

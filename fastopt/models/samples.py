@@ -10,7 +10,7 @@ import numpy as np
 from .. import kernels
 from ..checks import Array
 from ..errors import HyperParameterError, NonFiniteError, UnsupportedError
-from ..optimizers import tables
+from ..optimizers import table, tables
 from ..optimizers.base import Optimizer
 from . import reference
 
@@ -18,6 +18,39 @@ from . import reference
 SMALLEST_SCALE = 2.0**-40
 #: Rows of scalars made at a time.
 WINDOW = 1 << 16
+#: What the common scale may shrink to before lock-free threads wait for each other.
+DRIFT = 0.9
+#: Lock-free threads train their own copies of the most frequent features. Those before the first number, and after that of
+#: the tier above, are merged when all threads together have had so many samples as the second says. The hottest move most,
+#: and must not part for long.
+TIERS = ((256, 128), (1024, 512), (4096, 2048), (16384, 8192))
+#: A tier pays if a thread meets its features at least so often, on average, from merge to merge.
+TOUCHES = 0.25
+#: Of so many indices the frequencies are estimated.
+LOOK_AT = 1 << 19
+#: Fewer indices than this are not worth an order of the features.
+WORTH = 1 << 12
+
+
+def zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+    """As NumPy's, on huge pages where that is large."""
+    size = shape[0] * shape[1] * dtype.itemsize
+    if size < table.HUGE_PAGE:
+        return np.zeros(shape, dtype)
+    try:
+        memory, start = table.reserve(size)
+    except (OverflowError, ValueError, OSError) as e:
+        raise MemoryError(f"no {size} bytes for the weights and states of {shape[0]} features") from e
+    return np.ndarray(shape, dtype, memory, start)
+
+
+def new_order(visits: Array, draw: np.random.Generator, n_threads: int) -> Array:
+    """The rows `visits` (int32) in a new order. Where results vary from run to run anyway, one that is sooner drawn."""
+    if n_threads == 1 or kernels.drivers is None:
+        return draw.permutation(visits)
+    order = visits.copy()
+    kernels.drivers.shuffle(order, int(draw.integers(2**63)))
+    return order
 
 
 class SampleTrainer:
@@ -45,8 +78,10 @@ class SampleTrainer:
         self.rule = optimizer.rule_of(options)
         n_states = len(self.rule.states)
         stride = 1 << n_states.bit_length() if n_states else 1  # a power of two: a record never straddles a cache line
+        laws = self.rule.merge or ("sum",) + ("mean",) * n_states
+        self.laws = laws + ("sum",) * (stride - len(laws))
         start = [0.0, *(optimizer.start(s, options) for s in self.rule.states)]
-        self.records = np.zeros((n_features, stride), self.dtype)
+        self.records = zeros((n_features, stride), self.dtype)
         self.bias = np.zeros(stride, self.dtype) if fit_intercept else None
         for k, value in enumerate(start):
             if value:
@@ -55,6 +90,9 @@ class SampleTrainer:
                     self.bias[k] = value
         self.steps = 0
         self.scale = 1.0
+        self.place: Array | None = None  # which record is a feature's; None: its own
+        self.hot: list[float] = []  # how often the features of each tier are in a sample, on average
+        self._fresh = True  # the records are all the same
         self._weights: Array | None = None
         self.set_rate(options["lr"], l2)
 
@@ -67,12 +105,69 @@ class SampleTrainer:
             raise HyperParameterError(f"lr * l2 = {lr * l2} is too large")
         self.options, self.shrink = {**self.options, "lr": lr}, shrink
 
+    def restore(self, weights: Array, intercept: float) -> None:
+        """Set the weights; the optimizer's state is at its start."""
+        self.records[:, 0] = weights
+        if self.bias is not None:
+            self.bias[0] = intercept
+        self._fresh, self._weights = False, None
+
     def weights(self) -> Array:
         """The weights, as an array that is made once after each training."""
         if self._weights is None:
-            self._weights = self.records[:, 0] * self.dtype.type(self.scale)
+            records = self.records[:, 0] if self.place is None else self.records[self.place, 0]
+            self._weights = records * self.dtype.type(self.scale)
             self._weights.flags.writeable = False
         return self._weights
+
+    def renumber(self, indices: Array, n_rows: int, n_threads: int) -> None:
+        """Write the records' numbers over the indices of `n_rows` rows, which `train` is then given.
+
+        Before the first pass of several threads the features are ordered by their frequency: then hot records lie
+        together, and threads can have their own.
+        """
+        n_features = len(self.records)
+        if self.backend != "native":
+            return
+        if self.place is None and n_threads > 1 and len(indices) >= max(WORTH, n_features // 8):
+            self._rank(indices, n_rows)
+        if self.place is not None:
+            kernels.drivers.renumber(indices, self.place, n_threads)
+
+    def follow(self, other: SampleTrainer) -> None:
+        """Take the order of the features of `other`, which has just renumbered the indices that both train on."""
+        if self.place is None and other.place is not None:
+            self.hot = other.hot
+            self._reorder(other.place)
+
+    def _rank(self, indices: Array, n_rows: int) -> None:
+        place = np.empty(len(self.records), np.int32)
+        ends = [min(end, len(place)) for end, _ in TIERS]
+        hits, looked = kernels.drivers.by_frequency(indices, place, ends, LOOK_AT)
+        self._reorder(place)
+        self.hot, begin, before = [], 0, 0
+        for end, hit in zip(ends, hits, strict=True):
+            self.hot.append((hit - before) * len(indices) / (looked * n_rows * max(end - begin, 1)))
+            begin, before = end, hit
+
+    def _reorder(self, place: Array) -> None:
+        if not self._fresh:
+            records = np.empty_like(self.records)
+            records[place] = self.records
+            self.records = records
+        self.place = place
+
+    def _tiers(self, n: int, n_threads: int) -> list[tuple[int, int]]:
+        """The tiers that pay where threads meet after `n` samples: where each ends, and how often a thread merges it."""
+        tiers = []
+        for (end, all_threads), frequency in zip(TIERS, self.hot, strict=False):
+            # Averages cost more to merge, and Adam's weights gain nothing by it.
+            all_threads = 2 * all_threads if "mean" in self.laws else all_threads
+            every = 1 << max(1, all_threads // n_threads).bit_length() - 1
+            if every * frequency < TOUCHES or every * n_threads > n:
+                break
+            tiers.append((min(end, len(self.records)), every))
+        return tiers or [(0, 1 << max(1, TIERS[0][1] // n_threads).bit_length() - 1)]
 
     def intercept(self) -> float:
         return 0.0 if self.bias is None else float(self.bias[0])
@@ -91,10 +186,11 @@ class SampleTrainer:
         total = len(y) if order is None else len(order)
         longest = int(np.diff(indptr).max(initial=0))
         if order is None and total:
-            order = np.arange(total, dtype=np.int32) if self._pieces(0, total, n_threads) < total else None
-        done, self._weights = 0, None
+            order = np.arange(total, dtype=np.int32) if n_threads > 1 or self._pieces(0, total) < total else None
+        piece = max(1, int(math.log(DRIFT) / math.log(self.shrink))) if self.shrink < 1 else total
+        done, self._weights, self._fresh = 0, None, False
         while done < total:
-            n = self._pieces(done, total, n_threads)
+            n = self._pieces(done, total)
             h, one_row = self._scalars(n, n_threads)
             part = None if order is None else order[done : done + n]
             if self.backend == "native":
@@ -120,6 +216,9 @@ class SampleTrainer:
                     self.scale,
                     self.shrink,
                     n_threads,
+                    self.laws,
+                    self._tiers(min(piece, n), n_threads) if n_threads > 1 else (),
+                    piece,
                 )
             else:
                 self.scale = reference.samples(
@@ -154,14 +253,9 @@ class SampleTrainer:
     def _settled(self) -> int | None:
         return tables.settled(self.optimizer, self.options, 0)
 
-    def _pieces(self, done: int, total: int, n_threads: int) -> int:
-        """How many samples the next call of the driver takes: until the scale is small, or the scalars settle.
-
-        Lock-free threads cannot share a scale that moves: for them it moves at the end of a call, by a tenth at most.
-        """
+    def _pieces(self, done: int, total: int) -> int:
+        """How many samples the next call of the driver takes: until the scale is small, or the scalars settle."""
         n = total - done
-        if n_threads > 1 and self.shrink < 1:
-            n = min(n, max(1, int(math.log(0.9) / math.log(self.shrink))))
         if self.shrink < 1:
             until = (math.log(SMALLEST_SCALE) - math.log(self.scale)) / math.log(self.shrink)
             n = min(n, max(1, math.ceil(until)))
@@ -176,8 +270,8 @@ class SampleTrainer:
         settled = self._settled()
         one_row = settled is not None and self.steps + 1 >= settled
         t = np.arange(self.steps + 1, self.steps + 2 + (0 if one_row else n + n_threads))
-        table = tables.scalar_table(self.optimizer, self.options, t, self.dtype, 0)[0]
+        h = tables.scalar_table(self.optimizer, self.options, t, self.dtype, 0)[0]
         needed = 1 if one_row else n + n_threads - 1
-        if len(table) < needed:  # a schedule that fails at a later sample: let it say so before this one
-            tables.scalar_table(self.optimizer, self.options, t[len(table) :], self.dtype, 0)
-        return table, one_row
+        if len(h) < needed:  # a schedule that fails at a later sample: let it say so before this one
+            tables.scalar_table(self.optimizer, self.options, t[len(h) :], self.dtype, 0)
+        return h, one_row

@@ -72,7 +72,7 @@ class Adagrad(Optimizer):
         "power": checks.number(0.0, 1.0, closed_low=False),
     }
     rules = tuple(
-        Rule(reference.__name__, ("sum",), reference, Catch("decay0", 0, 0))
+        Rule(reference.__name__, ("sum",), reference, Catch("decay0", 0, 0), merge=("sum", "sum"))
         for reference in (adagrad, adagrad_first_power, adagrad_power)
     )
 

@@ -105,6 +105,7 @@ class Adam(Optimizer):
             ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
             adam_amsgrad,
             Catch("adam_amsgrad", 2, ALL),
+            merge=("sum", "mean", "mean", "max"),
         ),
     )
 

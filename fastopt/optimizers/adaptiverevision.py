@@ -70,6 +70,7 @@ class AdaptiveRevision(Optimizer):
             ("grad_sum", "revised", "revised_max", "seen"),
             adaptiverevision,
             Catch("decay0", 0, 0),
+            merge=("sum", "sum", "sum", "max", "sum"),
         ),
     )
     presets = {"paper": {}}

@@ -53,7 +53,9 @@ class Rule:
     ``reference(p, g, *states, h)`` updates ``p`` and the states in place, with the operations of the span in the order
     of the span, in the dtype of the arrays; it never writes ``g``. ``catch`` names the law by which exact sparse mode
     catches rows up; None: there is none. ``moved`` is for the documentation: how many arrays of the parameter's size a step
-    reads or writes; None: the gradient once, the parameter and such states twice, as one pass does.
+    reads or writes; None: the gradient once, the parameter and such states twice, as one pass does. ``merge``: how what two
+    lock-free threads have made of the parameter, and of each state, becomes one: "sum" of the moves, "mean" or "max"; empty: the
+    sum for the parameter and means for the states.
     """
 
     span: str
@@ -62,6 +64,7 @@ class Rule:
     catch: Catch | None = None
     measure: Measure | None = None
     moved: int | None = None
+    merge: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

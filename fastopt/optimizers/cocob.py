@@ -60,7 +60,15 @@ class COCOB(Optimizer):
     """
 
     options = {"alpha": checks.non_negative, "eps": checks.non_negative}
-    rules = (Rule("cocob", ("sum_grad", "sum_abs_grad", "max_abs_grad", "reward"), cocob, Catch("decay0", 0, 0)),)
+    rules = (
+        Rule(
+            "cocob",
+            ("sum_grad", "sum_abs_grad", "max_abs_grad", "reward"),
+            cocob,
+            Catch("decay0", 0, 0),
+            merge=("sum", "sum", "sum", "max", "mean"),
+        ),
+    )
 
     def __init__(
         self, params: Any, lr: float = 1.0, alpha: float = 100.0, eps: float = 1e-8, **common: Unpack[Common]

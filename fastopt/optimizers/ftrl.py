@@ -78,8 +78,11 @@ class FTRL(Optimizer):
     }
     own_decay = ("coupled", "decoupled")
     rules = (
-        Rule("ftrl", ("accumulator", "linear"), ftrl, Catch("ftrl", 0, 3)),
-        Rule("ftrl_power", ("accumulator", "linear"), ftrl_power, Catch("ftrl_power", 0, 4)),
+        # The parameter is made anew of the states at each step.
+        Rule("ftrl", ("accumulator", "linear"), ftrl, Catch("ftrl", 0, 3), merge=("mean", "sum", "sum")),
+        Rule(
+            "ftrl_power", ("accumulator", "linear"), ftrl_power, Catch("ftrl_power", 0, 4), merge=("mean", "sum", "sum")
+        ),
     )
     presets = {"keras": {}, "paper": {"initial_accumulator_value": 0.0}}
 

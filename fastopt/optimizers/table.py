@@ -19,6 +19,17 @@ HUGE_PAGE = 1 << 21
 LAST = 4  # bytes of the step after which a row stands, in exact mode
 
 
+def reserve(size: int) -> tuple[mmap.mmap, int]:
+    """Memory of zeros from the system, with the wish for huge pages, and where in it `size` bytes begin on such a page."""
+    # Private: memory shared between processes, Python's default, does not get huge pages.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    memory = mmap.mmap(-1, size + HUGE_PAGE, **private)
+    if hasattr(mmap, "MADV_HUGEPAGE") and size >= HUGE_PAGE:
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory, -checks.address(np.frombuffer(memory, np.uint8)) % HUGE_PAGE
+
+
 class Storage:
     """Memory of records: of each row the parameter, its states, and in exact mode its last step."""
 
@@ -28,16 +39,10 @@ class Storage:
         self.used = field * (1 + len(names)) + LAST * exact
         self.pitch = pitch_of(self.used)
         size = rows * self.pitch
-        # Private: memory shared between processes, Python's default, does not get huge pages.
-        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
         try:
-            self.memory = mmap.mmap(-1, size + HUGE_PAGE, **private)
+            self.memory, start = reserve(size)
         except (OverflowError, ValueError, OSError) as e:
             raise MemoryError(f"no {size} bytes for a table of {rows} rows, each {self.pitch} bytes wide") from e
-        if hasattr(mmap, "MADV_HUGEPAGE") and size >= HUGE_PAGE:
-            with contextlib.suppress(OSError):  # a kernel without them
-                self.memory.madvise(mmap.MADV_HUGEPAGE)
-        start = -checks.address(np.frombuffer(self.memory, np.uint8)) % HUGE_PAGE
 
         def view(at: int, dtype: Any, shape: tuple[int, ...]) -> Array:
             strides = (self.pitch, dtype.itemsize)[: len(shape)]

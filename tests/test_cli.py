@@ -92,7 +92,7 @@ def test_train_on_texts_and_caches(tmp_path, rng, capsys):
         assert main(["train", str(tmp_path / name), "--bits", "12"]) == 0
         text = capsys.readouterr().out
         assert "300 rows" in text and "1.0000" in text  # the AUC
-    for line, word in (("|x a", "without a label"), ("1 2 |x a", "importances"), ("1 |x :", "line 301, column 6")):
+    for line, word in (("|x a", "without a label"), ("1 |x :", "line 301, column 6")):
         with (tmp_path / "t.vw").open("a") as file:
             file.write(f"{line}\n")
         assert main(["train", str(tmp_path / "t.vw")]) == 2

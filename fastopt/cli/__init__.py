@@ -1,15 +1,16 @@
-"""The command line: ``fastopt train``, ``fastopt demo``, ``fastopt compare``, ``fastopt config``."""
+"""The command line: ``fastopt train``, ``predict``, ``eval``, ``weights``, ``demo``, ``compare``, ``config``."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from .. import config
 from ..errors import FastoptError
 from ..version import __version__
-from . import compare, demo, train
+from . import compare, demo, predict, train, weights
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,6 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = args.run(args)
         return status
+    except BrokenPipeError:  # the reader of the output has gone; at the end Python would complain once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (FastoptError, OSError) as error:
         print(f"fastopt: {error}", file=sys.stderr)
         return 2
@@ -34,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("fastopt", description="Optimizer kernels for training on CPUs.")
     parser.add_argument("--version", action="version", version=f"fastopt {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (train, demo, compare):
+    for command in (train, predict, weights, demo, compare):
         command.add(commands)
     about = commands.add_parser("config", help="what this installation is and uses")
     about.set_defaults(run=lambda args: (config.show_config() and 0) or 0)

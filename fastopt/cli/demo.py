@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         "passes; tuned: averaged, constant rate 0.1."
     )
     if peers:
-        better = [r.name for r in results if round(r.score, 4) >= round(peers[0].score, 4)]
+        better = [r.name for r in results if round(r.scores["auc"], 4) >= round(peers[0].scores["auc"], 4)]
         print(f"At or above the tuned scikit-learn's AUC: {', '.join(better) or 'none'}.")
     if args.plot:
         draw(results, args.plot, "Flights from New York, held-out log loss")
@@ -115,7 +115,7 @@ def _scikit_learn(data: Split) -> list[Result]:
         start = time.perf_counter()
         model.fit(data.X, data.y)
         result = Result(name, model, time.perf_counter() - start, 3 * data.X.nnz)
-        loss, result.score = evaluate(model, data)
+        loss, result.scores = evaluate(model, data)
         result.losses.append(loss)
         results.append(result)
     return results

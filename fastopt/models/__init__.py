@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .features import ColumnHasher as ColumnHasher
     from .linear import LinearClassifier as LinearClassifier
     from .linear import LinearRegressor as LinearRegressor
+    from .progressive import fit_stream as fit_stream
     from .streams import chunks as chunks
     from .text import read_libffm as read_libffm
     from .text import read_svmlight as read_svmlight
@@ -27,6 +28,7 @@ _HOMES = {
     "LinearClassifier": "linear",
     "LinearRegressor": "linear",
     "chunks": "streams",
+    "fit_stream": "progressive",
     "read_cache": "cache",
     "read_libffm": "text",
     "read_svmlight": "text",
@@ -39,6 +41,7 @@ __all__ = [
     "LinearClassifier",
     "LinearRegressor",
     "chunks",
+    "fit_stream",
     "read_cache",
     "read_libffm",
     "read_svmlight",

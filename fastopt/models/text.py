@@ -257,6 +257,7 @@ class SVMLight(_Source):
         if not isinstance(zero_based, (bool, np.bool_)) and zero_based != "auto":
             raise HyperParameterError(f"zero_based must be True, False or 'auto', got {zero_based!r}")
         self.zero_based = zero_based
+        self.starts_at_zero = zero_based is True
         self.query_id = checks.flag("query_id", query_id)
         least = int(zero_based is not True and zero_based != "auto")
         most = MOST if self.n_features is None else self.n_features
@@ -270,6 +271,7 @@ class SVMLight(_Source):
         parser, name = self.text.parser, self.text.name
         some = len(piece["indices"]) > 0
         base = int(parser.lowest > 0 and some) if self.zero_based == "auto" else int(not self.zero_based)
+        self.starts_at_zero = not base
         width = parser.highest - base + 1 if some else 1
         if width > (self.n_features or MOST):
             raise ParseError(

@@ -50,7 +50,7 @@ class Samples:
         """Features, labels and weights (or None) of all rows, each index once a row."""
         from scipy import sparse
 
-        from ..models.linear import merged
+        from ..models.estimators import merged
         from ..models.streams import READERS
 
         form, weights = self.reader.form, None

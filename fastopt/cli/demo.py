@@ -39,8 +39,9 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..models import flights
+    from ..models.estimators import merged
     from ..models.features import ColumnHasher
-    from ..models.linear import LinearClassifier, merged
+    from ..models.linear import LinearClassifier
 
     start = time.perf_counter()
     known = flights.load(args.path)

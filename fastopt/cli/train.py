@@ -105,7 +105,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..models.linear import CLASSIFIER_LOSSES
+    from ..models.estimators import CLASSIFIER_LOSSES
 
     args.epochs = checks.integer(1)("--epochs", (1 if args.stream else 3) if args.epochs is None else args.epochs)
     checks.integer(0)("--seed", args.seed)
@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model(args: argparse.Namespace, optimizer: str) -> Any:
-    from ..models.linear import CLASSIFIER_LOSSES
+    from ..models.estimators import CLASSIFIER_LOSSES
 
     return estimator(
         args.model,
@@ -175,7 +175,7 @@ def _labels(args: argparse.Namespace, samples: data.Samples, y: Any) -> Any:
         raise ShapeError(
             f"{args.path} has {int((~known).sum())} rows without a label; the first is row {int(known.argmin()) + 1}"
         )
-    from ..models.linear import CLASSIFIER_LOSSES
+    from ..models.estimators import CLASSIFIER_LOSSES
 
     if args.loss not in CLASSIFIER_LOSSES:
         return None

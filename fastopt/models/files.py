@@ -11,7 +11,7 @@ import numpy as np
 from ..checkpoint import read_arrays, write_arrays
 from ..errors import CheckpointError
 from .features import ColumnHasher
-from .linear import LinearClassifier, LinearRegressor, _Linear
+from .linear import Linear, LinearClassifier, LinearRegressor
 
 FORMAT = "fastopt linear model 1"
 
@@ -26,7 +26,7 @@ class Saved(NamedTuple):
 
 def save_model(
     path: str | os.PathLike[str],
-    model: _Linear,
+    model: Linear,
     hasher: ColumnHasher | None = None,
     reader: Mapping[str, Any] | None = None,
 ) -> None:
@@ -70,7 +70,7 @@ def load_saved(path: str | os.PathLike[str]) -> Saved:
     about, arrays = read_arrays(path, FORMAT)
     try:
         cls = {"LinearClassifier": LinearClassifier, "LinearRegressor": LinearRegressor}[about["class"]]
-        model: _Linear = cls(**about["parameters"])
+        model: Linear = cls(**about["parameters"])
         model._check_parameters()
         hasher = None if about["hasher"] is None else ColumnHasher(**about["hasher"])
         reader = dict(about.get("reader", {}))
@@ -85,5 +85,5 @@ def load_saved(path: str | os.PathLike[str]) -> Saved:
         raise
     except Exception as error:
         raise CheckpointError(f"{path} is not a model that fastopt saved: {error}") from error
-    model._restore(coef, intercept)
+    model._restore([(w, b) for w, b in zip(coef, intercept[:, np.newaxis], strict=True)], coef.shape[1], coef.dtype)
     return Saved(model, hasher, reader)

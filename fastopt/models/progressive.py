@@ -13,7 +13,7 @@ from ..checks import Array
 from ..errors import StateError
 from ..scores import VALUES
 from ..strategies.training import interrupts
-from .linear import LOSS_PARAMETERS
+from .estimators import LOSS_PARAMETERS
 
 #: Two labels that mean no and yes, whichever of them a stream shows first.
 PAIRS: tuple[tuple[Any, Any], ...] = ((-1, 1), (0, 1), ("-1", "1"), ("0", "1"), ("false", "true"))

@@ -55,7 +55,8 @@ def open_bytes(path_or_file: Any) -> tuple[str, Any]:
     if isinstance(path_or_file, (str, os.PathLike)):
         name = os.fspath(path_or_file)
         if name == "-":
-            return "standard input", sys.stdin.buffer
+            # Unbuffered: it gives what a pipe has, and a thread that waits for more does not hold a lock which Python needs to end.
+            return "standard input", getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
         openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
         return str(name), openers.get(os.path.splitext(name)[1], open)(name, "rb")
     if hasattr(path_or_file, "read"):

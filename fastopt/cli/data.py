@@ -34,8 +34,7 @@ class Samples:
 
     def __init__(self, path: str, reader: Reader, n_features: int | None, hasher: Any = None) -> None:
         self.path, self.reader, self.n_features, self.hasher = path, reader, n_features, hasher
-        if path == "-" and reader.form in ("parquet", "cache"):
-            raise UnsupportedError(f"a {reader.form} file is read from a path, not from standard input")
+        _from_a_path(path, reader.form)
 
     def pieces(self, rows: int, labels: bool = True) -> Iterator[tuple[Any, Any, Any]]:
         """Features, labels and weights (or None) of so many rows at a time; without `labels` of a table's features alone."""
@@ -95,9 +94,15 @@ def form_of(args: argparse.Namespace) -> str:
     return args.format or form_of(args.path)
 
 
+def _from_a_path(path: str, form: str) -> None:
+    if path == "-" and form in ("parquet", "cache"):
+        raise UnsupportedError(f"a {form} file is read from a path, not from standard input")
+
+
 def to_train(args: argparse.Namespace, classify: bool) -> Samples:
     """The samples that the options of ``fastopt train`` describe."""
     form = form_of(args)
+    _from_a_path(args.path, form)
     slots: int = 2 ** checks.integer(1, 30)("--bits", args.bits)
     if form in TABLES:
         reader = Reader(form, args.label, args.above, texts=classify and args.above is None)

@@ -72,7 +72,7 @@ def _names(samples: data.Samples, slots: list[int], n: int) -> Any:
     if form == "vw":
         return naming.names_of_vw(samples.path, n, slots)
     first = int(form == "svmlight" and not samples.reader.zero_based)
-    return naming.names_of_indices(samples.path, form, n, slots, first, **samples.options())
+    return naming.names_of_indices(samples.pieces(data.CHUNK), n, slots, first)
 
 
 def listed(found: list[dict[str, Any]]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from ..checks import Array, need
 from . import lines
 from .features import ColumnHasher
-from .streams import READERS, chunks
+from .streams import READERS
 from .text import is_ours, open_bytes
 
 Names = dict[int, Counter[str]]
@@ -91,7 +91,7 @@ def names_of_indices(
     """The indices themselves, counted from `first`, and in how many rows they come."""
     _, found = _wanted(n_features, slots)
     counts = np.zeros(n_features, np.int64)
-    for X, *_ in chunks(path, reader=reader, **options):
+    for X, *_ in pieces:
         counts += np.bincount(X.indices, minlength=n_features)
     for slot in found:
         found[slot][str(slot + first)] = int(counts[slot])

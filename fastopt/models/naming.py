@@ -85,10 +85,8 @@ def names_of_vw(path: str | os.PathLike[str], n_features: int, slots: Iterable[i
     return found
 
 
-def names_of_indices(
-    path: Any, reader: str, n_features: int, slots: Iterable[int], first: int, **options: Any
-) -> Names:
-    """The indices themselves, counted from `first`, and in how many rows they come."""
+def names_of_indices(pieces: Iterable[Any], n_features: int, slots: Iterable[int], first: int) -> Names:
+    """The indices themselves, counted from `first`, and how often they come in pieces (X, ...) of data."""
     _, found = _wanted(n_features, slots)
     counts = np.zeros(n_features, np.int64)
     for X, *_ in pieces:

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from common import describe, duration, machine, table
-from scipy import sparse
 from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import roc_auc_score
 

@@ -187,7 +187,21 @@ def test_json_has_all_figures(table, capsys):
     assert said["best"] in ("sgd", "adagrad") and len(said["weights"]) == 3
     for model in said["models"]:
         assert len(model["losses"]) == 2 and model["loss"] == model["losses"][-1] and model["auc"] > 0.9
+        assert 0 < model["loss"] < 0.5 < model["accuracy"] <= 1
         assert model["rows"] == 2 * (said["rows"] - said["held_out"]) and model["rows_per_second"] > 0
+
+
+def test_the_table_has_the_figures_of_the_json(table, capsys):
+    found = told(capsys, "train", str(table), *TABLE)["models"][0]
+    assert main(["train", str(table), *TABLE]) == 0
+    line = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("adagrad"))
+    assert line[1:3] == [f"{found['loss']:.4f}", f"{found['auc']:.4f}"] and found["auc"] != found["accuracy"]
+    out, one = str(table.parent / "m.npz"), table.parent / "one.csv"
+    assert main(["train", str(table), *TABLE, "--out", out]) == 0
+    assert "saved in" in capsys.readouterr().out
+    one.write_text("color,size,noise,delay\nred,s,1,20\n")
+    judged = told(capsys, "eval", out, str(one))
+    assert judged["auc"] is None and judged["accuracy"] == 1.0  # no NaN, which is no JSON
 
 
 def test_a_stream_is_fit_stream(table, tmp_path, capsys):

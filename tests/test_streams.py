@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import csv, parquet
 from scipy import sparse
 from sklearn.datasets import dump_svmlight_file
 from sklearn.linear_model import SGDClassifier
 
 from fastopt.errors import HyperParameterError, ParseError, StateError
-from fastopt.models import LinearClassifier, LinearRegressor, chunks, fit_stream, read_svmlight
+from fastopt.models import ColumnHasher, LinearClassifier, LinearRegressor, chunks, fit_stream, read_svmlight, streams
+from fastopt.models.naming import names_of_columns
 from fastopt.models.progressive import judge
 from fastopt.scores import VALUES
 
@@ -190,3 +193,46 @@ def test_a_scan_needs_a_path(tmp_path):
     assert [X.shape for X, *_ in chunks(tmp_path / "x.ffm", n_features="scan")] == [(2, 8)]
     (tmp_path / "x").write_bytes(b"1\n")
     assert [X.shape for X, *_ in chunks(tmp_path / "x", n_features="scan")] == [(1, 1)]
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_labels_as_texts_and_tables_without(form, tmp_path):
+    """Rows without a label are left out, unless no label is asked for."""
+    table = pa.table({"a": ["x", "y", "x", "z"], "label": ["no", None, "", "yes"]})
+    path = tmp_path / f"t.{form}"
+    (csv.write_csv if form == "csv" else parquet.write_table)(table, path)
+    hasher = ColumnHasher(64, ["a"])
+    ((X, y),) = chunks(path, hasher=hasher, label="label", texts=True)
+    assert y.tolist() == ["no", "yes"] and (hasher.transform({"a": ["x", "z"]}) != X).nnz == 0
+    ((X, y),) = chunks(path, hasher=hasher, label=None)
+    assert y is None and (hasher.transform(table) != X).nnz == 0
+    with pytest.raises(HyperParameterError, match="texts must be False"):
+        chunks(path, hasher=hasher, label="label", texts=True, above=1.0)
+
+
+def test_whole_numbers_as_texts(tmp_path):
+    parquet.write_table(pa.table({"a": ["x", "y"], "label": [0, 1]}), tmp_path / "t.parquet")
+    hasher = ColumnHasher(64, ["a"])
+    model = LinearClassifier()
+    fit_stream(model, chunks(tmp_path / "t.parquet", hasher=hasher, label="label", texts=True))
+    assert model.classes_.tolist() == ["0", "1"]
+
+
+def test_names_are_counted_over_all_pieces(tmp_path, monkeypatch, rng):
+    monkeypatch.setattr(streams, "ROWS", 100)
+    a, b = rng.choice(["x", "y", "z"], 1000), rng.choice([None, "1"], 1000)
+    parquet.write_table(pa.table({"a": a, "b": b}), tmp_path / "t.parquet")
+    hasher = ColumnHasher(8, ["a"], [("a", "b")])
+    found = names_of_columns(tmp_path / "t.parquet", "parquet", hasher, range(8))
+    counts = {name: rows for names in found.values() for name, rows in names.items()}
+    want = {f"a={x}": int((a == x).sum()) for x in "xyz"}
+    want |= {f"a*b={x}*{y or ''}": int(((a == x) & (b == y)).sum()) for x in "xyz" for y in (None, "1")}
+    assert counts == want
+    for slot, names in found.items():
+        for name in names:
+            x, _, y = name.partition("=")[2].partition("*")
+            place = hasher.transform({"a": [x], "b": [y]}).indices[int("*" in name)]
+            assert place == slot

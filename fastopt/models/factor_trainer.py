@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import kernels
 from ..checks import Array
-from ..errors import NonFiniteError, UnsupportedError
+from ..errors import NonFiniteError
 from ..optimizers.base import Optimizer
 from . import factor_reference
 from .factor_reference import Records
@@ -82,7 +82,7 @@ class FactorTrainer(SampleTrainer):
         backend: str,
     ) -> None:
         self.dtype, self.loss, self.parameter, self.backend = np.dtype(dtype), loss, parameter, backend
-        self.optimizer, self.options, self.size = optimizer, options, size
+        self.optimizer, self.options = optimizer, options
         self.rule = optimizer.rule_of(options)
         n_features, n_fields, self.rank = vectors.shape
         n_states = len(self.rule.states)
@@ -97,17 +97,22 @@ class FactorTrainer(SampleTrainer):
         self.model.part(0)[:, :, : self.rank] = vectors
         self.steps, self.scale = 0, 1.0
         self._weights: Array | None = None
-        self.slots = np.zeros(n_features * n_fields + 1 if size is not None else 0, np.int64)
+        self._packed: tuple[tuple[Array, ...], Records] | None = None
+        self.slots: Array | None = None
+        self.set_size(size)
         self.set_rate(options["lr"], l2)
 
-    def restore(self, weights: Array, intercept: float, vectors: Array | None = None) -> None:
-        """Set weights and vectors; the optimizer's state is at its start."""
+    def restore(self, weights: Array, intercept: Array, vectors: Array) -> None:
+        """Set the parameters; the optimizer's state is at its start."""
         self.model.weight(0)[:] = weights
-        if vectors is not None:
-            self.model.part(0)[:, :, : self.rank] = vectors
+        self.model.part(0)[:, :, : self.rank] = vectors
         if self.bias is not None:
-            self.bias[0] = intercept
+            self.bias[0] = intercept[0]
         self._weights = None
+
+    def parameters(self) -> tuple[Array, ...]:
+        """The weights, the intercept, shape (1,), and the vectors, shape (n_features, n_fields, rank)."""
+        return *super().parameters(), self.model.part(0)[:, :, : self.rank] * self.dtype.type(self.scale)
 
     def weights(self) -> Array:
         if self._weights is None:
@@ -115,18 +120,32 @@ class FactorTrainer(SampleTrainer):
             self._weights.flags.writeable = False
         return self._weights
 
-    def vectors(self) -> Array:
-        """Shape (n_features, n_fields, rank), a copy."""
-        return np.multiply(self.model.part(0)[:, :, : self.rank], self.dtype.type(self.scale))
+    def is_finite(self, indices: Array) -> bool:
+        numbers = self.model.weight(0), self.model.part(0)
+        if len(indices) < len(self.records):
+            numbers = numbers[0][indices], numbers[1][indices]
+        return all(np.isfinite(a).all() for a in numbers)
 
-    def scores(self, rows: tuple[Array, ...], n_threads: int) -> Array:
-        return row_scores(self.model, self.scale, self.backend == "native", rows, n_threads)
+    def set_size(self, size: int | None) -> None:
+        """Go on with steps of so many samples; None: one after the other."""
+        self.size = size
+        if size is not None and self.slots is None:
+            self.slots = np.zeros(self.model.array.shape[0] * self.model.n_fields + 1, np.int64)
 
-    def renumber(self, indices: Array, n_rows: int, n_threads: int) -> None:
-        """Threads share all records: nothing to do."""
-
-    def follow(self, other: SampleTrainer) -> None:
-        """Nothing to do."""
+    def scores(self, rows: tuple[Array, ...], n_threads: int, parameters: tuple[Array, ...] | None = None) -> Array:
+        """The scores of CSR rows (offsets, indices, data) that have been checked, by the present parameters or by these."""
+        if parameters is None:
+            return row_scores(self.model, self.scale, self.backend == "native", rows, n_threads)
+        if self._packed is None or self._packed[0] is not parameters:
+            weights, intercept, vectors = parameters
+            r = self.model
+            packed = empty_records(len(weights), self.dtype, self.rank, 0, r.fields, r.n_fields, self.bias is not None)
+            packed.weight(0)[:] = weights
+            packed.part(0)[:, :, : self.rank] = vectors
+            if packed.bias is not None:
+                packed.bias[0] = intercept[0]
+            self._packed = parameters, packed
+        return row_scores(self._packed[1], 1.0, self.backend == "native", rows, n_threads)
 
     def train(
         self,
@@ -207,7 +226,3 @@ class FactorTrainer(SampleTrainer):
                 "training diverged: the intercept is not finite; use a smaller lr, or scale the features"
             )
 
-
-def refuse_l1(l1: float) -> None:
-    if l1 > 0:
-        raise UnsupportedError(f"l1={l1}: factorization machines have no l1 penalty; use l2, or optimizer='ftrl'")

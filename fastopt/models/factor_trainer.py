@@ -10,6 +10,7 @@ import numpy as np
 from .. import kernels
 from ..checks import Array
 from ..errors import NonFiniteError
+from ..optimizers import tables
 from ..optimizers.base import Optimizer
 from . import factor_reference
 from .factor_reference import Records
@@ -88,9 +89,11 @@ class FactorTrainer(SampleTrainer):
         n_states = len(self.rule.states)
         self.model = empty_records(n_features, self.dtype, self.rank, n_states, fields, n_fields, fit_intercept)
         self.records, self.bias = self.model.array, self.model.bias
-        for q, state in enumerate(self.rule.states):
-            if value := optimizer.start(state, options):
-                self.model.part(1 + q)[:] = value
+        start = [optimizer.start(state, options) for state in self.rule.states]
+        still = self._stands_still(start)
+        for q, value in enumerate(start):
+            if value:
+                self.model.part(1 + q)[:, :, : None if still else self.rank] = value
                 self.model.weight(1 + q)[:] = value
                 if self.bias is not None:
                     self.bias[1 + q] = value
@@ -101,6 +104,13 @@ class FactorTrainer(SampleTrainer):
         self.slots: Array | None = None
         self.set_size(size)
         self.set_rate(options["lr"], l2)
+
+    def _stands_still(self, start: list[float]) -> bool:
+        """Whether 0 stays 0 where gradients are: then what pads a vector has states like others, and else zeros (Yogi)."""
+        p, g, *states = (np.full(1, value, self.dtype) for value in (0.0, 0.0, *start))
+        h = tables.scalar_table(self.optimizer, self.options, np.arange(1, 3), self.dtype, 0)[0]
+        self.rule.reference(p, g, *states, h[0, 2:])
+        return bool(p[0] == 0)
 
     def restore(self, weights: Array, intercept: Array, vectors: Array) -> None:
         """Set the parameters; the optimizer's state is at its start."""

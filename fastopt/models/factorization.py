@@ -190,7 +190,7 @@ class FMClassifier(Factorization, Classifier):
     >>> from fastopt.models import FMClassifier
     >>> X = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     >>> y = [0, 1, 1, 0]                                         # either, but not both: no linear model can tell
-    >>> FMClassifier(rank=2, epochs=200, init_scale=0.1, random_state=0).fit(X, y).predict(X)
+    >>> FMClassifier(rank=2, lr=0.5, epochs=200, random_state=0).fit(X, y).predict(X)
     array([0, 1, 1, 0])
     """
 

@@ -15,6 +15,7 @@ ctypedef void (*factor_spread64_t)(Py_ssize_t entries, Py_ssize_t fields, Py_ssi
 
 cdef enum:
     LINES = 8               # of a record that are fetched ahead, at most
+    AHEAD = 16              # vectors that are fetched ahead when a batch updates them
 
 cdef struct Factors:
     span_t span
@@ -512,6 +513,9 @@ cdef void update_batch(const Factors *m, Room r, real *p, Py_ssize_t begin, Py_s
         ids, x, slope = m.indices + start, <const real *>m.data + start, slopes[i - begin]
         fields = localize(m, ids, n, &r)
         e = <const real *>m.moves + m.starts[i] * m.most * width
+        if m.prefetch and i + 1 < m.n:
+            for j in range(m.indptr[m.order[i + 1]], m.indptr[m.order[i + 1] + 1]):
+                FO_PREFETCH(place + m.indices[j] * m.n_fields)
         for j in range(n):
             if threads > 1 and owner(ids[j], threads) != k:
                 continue
@@ -534,6 +538,12 @@ cdef void update_batch(const Factors *m, Room r, real *p, Py_ssize_t begin, Py_s
         vectors, w = n * width, 0
         for u in range(n):
             q = start + u
+            if m.prefetch and q + AHEAD < count:
+                at = records + touched[q + AHEAD] * m.stride
+                l = own[q + AHEAD] if own[q + AHEAD] >= 0 else -1 - own[q + AHEAD]
+                FO_PREFETCH(at + l * m.chunk)
+                FO_PREFETCH(at + (l + 1) * m.chunk)
+                FO_PREFETCH(at + m.n_fields * m.chunk)
             l = own[q] if own[q] >= 0 else -1 - own[q]
             at = records + touched[q] * m.stride + l * m.chunk
             move_vector(p + u * width, at, width, False)

@@ -53,9 +53,7 @@ def trainer(
     options = cls.fill_options({**options, "lr": lr})
     vectors = 0.1 * np.random.default_rng(1).standard_normal((FEATURES, n_fields, rank)).astype(dtype)
     fields = None if n_fields == 1 else (np.arange(FEATURES) * 7 % n_fields).astype(np.int32)
-    return FactorTrainer(
-        size, vectors, fields, np.dtype(dtype), cls, options, loss, 0.3, l2, fit_intercept, backend
-    )
+    return FactorTrainer(size, vectors, fields, np.dtype(dtype), cls, options, loss, 0.3, l2, fit_intercept, backend)
 
 
 def assert_same(got: FactorTrainer, want: FactorTrainer, what: str) -> None:
@@ -254,7 +252,13 @@ def test_finds_a_planted_interaction(mode, rng):
     v, dense = rng.standard_normal((20, 4)), X.toarray()
     z = ((dense @ v) ** 2 - dense**2 @ v**2).sum(axis=1) / 2
     y = z + 0.1 * z.std() * rng.standard_normal(8000)
-    setting = {"mode": mode, "n_jobs": 2, "lr": 1.0 if mode == "minibatch" else 0.1, "batch_size": 16, "random_state": 0}
+    setting = {
+        "mode": mode,
+        "n_jobs": 2,
+        "lr": 1.0 if mode == "minibatch" else 0.1,
+        "batch_size": 16,
+        "random_state": 0,
+    }
     fm = FMRegressor(rank=4, epochs=20, **setting).fit(X[:6000], y[:6000])
     assert fm.score(X[6000:], y[6000:]) > 0.95
     assert LinearRegressor(epochs=5, **setting).fit(X[:6000], y[:6000]).score(X[6000:], y[6000:]) < 0.2
@@ -382,7 +386,11 @@ def test_normalize_scales_rows_to_length_one(rng):
 @pytest.mark.parametrize("kind", [FMClassifier, FFMClassifier, FMRegressor])
 def test_models_are_kept_in_files(kind, classes, rng, tmp_path):
     X, _ = table(rng)
-    y = np.array(["a", "b", "c"])[rng.integers(0, classes, 200)] if kind is not FMRegressor else rng.standard_normal(200)
+    y = (
+        np.array(["a", "b", "c"])[rng.integers(0, classes, 200)]
+        if kind is not FMRegressor
+        else rng.standard_normal(200)
+    )
     own = {"fields": [0, 0, 1, 1, 2, 2, 2]} if kind is FFMClassifier else {}
     model = kind(rank=3, epochs=2, average=True, random_state=1, **own).fit(X.astype(np.float32), y)
     save_model(tmp_path / "model.npz", model)

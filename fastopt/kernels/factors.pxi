@@ -147,15 +147,16 @@ cdef inline void scaled(real *p, Py_ssize_t n, real by) noexcept nogil:
 
 
 cdef inline void gather_vectors(const Factors *m, real *p, real *s, Py_ssize_t room, const int32_t *ids, Py_ssize_t n,
-                                const Room *r, Py_ssize_t fields, Py_ssize_t width, int n_states, const bint wild) noexcept nogil:
-    cdef Py_ssize_t j, l, at = 0
+                                const Room *r, Py_ssize_t fields, Py_ssize_t width, int n_states,
+                                const bint wild) noexcept nogil:
+    cdef Py_ssize_t j, b, at = 0
     cdef const real *record
     cdef const real *chunk
     cdef int q
     for j in range(n):
         record = <const real *>m.records + ids[j] * m.stride
-        for l in range(fields):
-            chunk = record + (r.present[l] * m.chunk if fields > 1 or m.fields != NULL else 0)
+        for b in range(fields):
+            chunk = record + (r.present[b] * m.chunk if fields > 1 or m.fields != NULL else 0)
             move_vector(p + at, chunk, width, wild)
             for q in range(n_states):
                 move_vector(s + q * room + at, chunk + (1 + q) * width, width, wild)
@@ -165,14 +166,14 @@ cdef inline void gather_vectors(const Factors *m, real *p, real *s, Py_ssize_t r
 cdef inline void scatter_vectors(const Factors *m, const real *p, const real *s, Py_ssize_t room, const int32_t *ids,
                                  Py_ssize_t n, const Room *r, Py_ssize_t fields, Py_ssize_t width, int n_states,
                                  const bint wild) noexcept nogil:
-    cdef Py_ssize_t j, l, at = 0
+    cdef Py_ssize_t j, b, at = 0
     cdef real *record
     cdef real *chunk
     cdef int q
     for j in range(n):
         record = <real *>m.records + ids[j] * m.stride
-        for l in range(fields):
-            chunk = record + (r.present[l] * m.chunk if fields > 1 or m.fields != NULL else 0)
+        for b in range(fields):
+            chunk = record + (r.present[b] * m.chunk if fields > 1 or m.fields != NULL else 0)
             move_vector(chunk, p + at, width, wild)
             for q in range(n_states):
                 move_vector(chunk + (1 + q) * width, s + q * room + at, width, wild)
@@ -242,13 +243,13 @@ cdef inline void spread_sample(const Factors *m, real *g, const real *p, const r
 
 
 cdef inline void fetch_sample(const Factors *m, const int32_t *ids, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t j, lines = (m.stride * m.itemsize + 63) // 64, l
+    cdef Py_ssize_t j, lines = (m.stride * m.itemsize + 63) // 64, b
     cdef const char *at
     lines = lines if lines < LINES else LINES
     for j in range(n):
         at = m.records + ids[j] * m.stride * m.itemsize
-        for l in range(lines):
-            FO_PREFETCH(at + 64 * l)
+        for b in range(lines):
+            FO_PREFETCH(at + 64 * b)
 
 
 cdef inline void fetch_rows(const Factors *m, Py_ssize_t i, const real *y) noexcept nogil:
@@ -502,7 +503,7 @@ cdef void update_batch(const Factors *m, Room r, real *p, Py_ssize_t begin, Py_s
     cdef const int32_t *ids
     cdef int64_t *place = m.place
     cdef int64_t unit
-    cdef Py_ssize_t i, j, l, n, q, u, w, row, start, fields, count = 0, units = room // (width + 2), vectors
+    cdef Py_ssize_t i, j, b, n, q, u, w, row, start, fields, count = 0, units = room // (width + 2), vectors
     cdef bint fresh, mine
     cdef int state
     cdef real up = <real>m.scale, down = <real>(1.0 / m.scale), slope
@@ -519,17 +520,17 @@ cdef void update_batch(const Factors *m, Room r, real *p, Py_ssize_t begin, Py_s
         for j in range(n):
             if threads > 1 and owner(ids[j], threads) != k:
                 continue
-            for l in range(fields):
-                unit = ids[j] * m.n_fields + (r.present[l] if m.fields != NULL else 0)
-                mine = m.fields == NULL or r.local[j] == l
+            for b in range(fields):
+                unit = ids[j] * m.n_fields + (r.present[b] if m.fields != NULL else 0)
+                mine = m.fields == NULL or r.local[j] == b
                 fresh = place[unit] < base
                 if fresh:
                     place[unit] = base + count
                     touched[count] = <int32_t>ids[j]
-                    own[count] = -1 - r.present[l] if not mine else r.present[l]
+                    own[count] = -1 - r.present[b] if not mine else r.present[b]
                     count += 1
                 q = place[unit] - base
-                add_vector(sums + q * width, e + (j * fields + l) * width, width, fresh)
+                add_vector(sums + q * width, e + (j * fields + b) * width, width, fresh)
                 if mine:
                     weight_sums[q] = (0 if fresh else weight_sums[q]) + slope * x[j]
     start = 0
@@ -540,12 +541,12 @@ cdef void update_batch(const Factors *m, Room r, real *p, Py_ssize_t begin, Py_s
             q = start + u
             if m.prefetch and q + AHEAD < count:
                 at = records + touched[q + AHEAD] * m.stride
-                l = own[q + AHEAD] if own[q + AHEAD] >= 0 else -1 - own[q + AHEAD]
-                FO_PREFETCH(at + l * m.chunk)
-                FO_PREFETCH(at + (l + 1) * m.chunk)
+                b = own[q + AHEAD] if own[q + AHEAD] >= 0 else -1 - own[q + AHEAD]
+                FO_PREFETCH(at + b * m.chunk)
+                FO_PREFETCH(at + (b + 1) * m.chunk)
                 FO_PREFETCH(at + m.n_fields * m.chunk)
-            l = own[q] if own[q] >= 0 else -1 - own[q]
-            at = records + touched[q] * m.stride + l * m.chunk
+            b = own[q] if own[q] >= 0 else -1 - own[q]
+            at = records + touched[q] * m.stride + b * m.chunk
             move_vector(p + u * width, at, width, False)
             for state in range(m.n_states):
                 move_vector(s + state * room + u * width, at + (1 + state) * width, width, False)
@@ -563,8 +564,8 @@ cdef void update_batch(const Factors *m, Room r, real *p, Py_ssize_t begin, Py_s
         w = 0
         for u in range(n):
             q = start + u
-            l = own[q] if own[q] >= 0 else -1 - own[q]
-            at = records + touched[q] * m.stride + l * m.chunk
+            b = own[q] if own[q] >= 0 else -1 - own[q]
+            at = records + touched[q] * m.stride + b * m.chunk
             move_vector(at, p + u * width, width, False)
             for state in range(m.n_states):
                 move_vector(at + (1 + state) * width, s + state * room + u * width, width, False)

@@ -112,10 +112,11 @@ class FactorTrainer(SampleTrainer):
         self.rule.reference(p, g, *states, h[0, 2:])
         return bool(p[0] == 0)
 
-    def restore(self, weights: Array, intercept: Array, vectors: Array) -> None:
+    def restore(self, weights: Array, intercept: Array, vectors: Array | None = None) -> None:
         """Set the parameters; the optimizer's state is at its start."""
         self.model.weight(0)[:] = weights
-        self.model.part(0)[:, :, : self.rank] = vectors
+        if vectors is not None:
+            self.model.part(0)[:, :, : self.rank] = vectors
         if self.bias is not None:
             self.bias[0] = intercept[0]
         self._weights = None
@@ -235,4 +236,3 @@ class FactorTrainer(SampleTrainer):
             raise NonFiniteError(
                 "training diverged: the intercept is not finite; use a smaller lr, or scale the features"
             )
-

@@ -63,9 +63,9 @@ class Factorization(Estimator):
         fields, n_fields = self._layout(n_features)
         vectors = self._draw.standard_normal((n_features, n_fields, self.rank), np.float32).astype(dtype, copy=False)
         vectors *= dtype.type(self.init_scale)
-        _, dtype, *others = self._arguments(n_features, dtype)
         own = self._penalties()[2], bool(self.fit_intercept), choose_backend("auto")
-        return FactorTrainer(self._size(), vectors, fields, dtype, *others, *own)
+        others: tuple[Any, ...] = (*self._arguments(n_features, dtype)[2:], *own)
+        return FactorTrainer(self._size(), vectors, fields, dtype, *others)
 
     def _size(self) -> int | None:
         return self.batch_size if self.mode == "minibatch" else None
@@ -355,11 +355,17 @@ class FFMClassifier(FMClassifier):
             return np.arange(n_features, dtype=np.int32), n_features
         fields = np.asarray(self.fields)
         if fields.dtype.kind not in "iu" or fields.ndim != 1:
-            raise HyperParameterError(f"fields must be integers in one dimension, got {fields.dtype}, shape {fields.shape}")
+            raise HyperParameterError(
+                f"fields must be integers in one dimension, got {fields.dtype}, shape {fields.shape}"
+            )
         if len(fields) != n_features:
-            raise ShapeError(f"fields has {len(fields)} entries, and X has {n_features} features; give the field of each")
+            raise ShapeError(
+                f"fields has {len(fields)} entries, and X has {n_features} features; give the field of each"
+            )
         if n_features and not (fields.min() >= 0 and fields.max() < 2**20):
-            raise HyperParameterError(f"fields must be numbers from 0 to {2**20 - 1}, and has {fields.min()} to {fields.max()}")
+            raise HyperParameterError(
+                f"fields must be numbers from 0 to {2**20 - 1}, and has {fields.min()} to {fields.max()}"
+            )
         return fields.astype(np.int32), int(fields.max(initial=0)) + 1
 
     def _training(self) -> dict[str, Any]:
@@ -394,7 +400,9 @@ def feature_fields(X: Any, fields: Any) -> Array:
     fields = np.asarray(fields)
     indices = X.indices[: X.indptr[-1]]
     if fields.shape != indices.shape:
-        raise ShapeError(f"fields has shape {fields.shape}, and X has {len(indices)} entries; one field for each is needed")
+        raise ShapeError(
+            f"fields has shape {fields.shape}, and X has {len(indices)} entries; one field for each is needed"
+        )
     found = np.zeros(X.shape[1], np.int32)
     found[indices] = fields
     wrong = np.flatnonzero(found[indices] != fields)

@@ -18,9 +18,7 @@ FORMAT = "fastopt linear model 1"
 CLASSES = {cls.__name__: cls for cls in (LinearClassifier, LinearRegressor, FMClassifier, FMRegressor, FFMClassifier)}
 
 
-def save_model(
-    path: str | os.PathLike[str], model: Linear | Factorization, hasher: ColumnHasher | None = None
-) -> None:
+def save_model(path: str | os.PathLike[str], model: Linear | Factorization, hasher: ColumnHasher | None = None) -> None:
     """Write a fitted estimator of `fastopt.models`, and the hasher of its features, to `path` (.npz).
 
     Weights, vectors, intercept, classes and parameters are kept; the optimizer's state is not, so a loaded model predicts.

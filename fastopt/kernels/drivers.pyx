@@ -6,6 +6,7 @@ from cpython.object cimport PyObject
 from cython.parallel cimport parallel, threadid
 from libc.math cimport INFINITY, fabs, pow, sqrt
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 cdef extern from "Python.h":
@@ -47,6 +48,7 @@ cdef extern from "fo_memory.h" nogil:
     double fo_getd(const double *at)
     void fo_putf(float *at, float x)
     void fo_putd(double *at, double x)
+    void fo_copy_shared(void *to, const void *source, size_t size)
 
 cdef extern from *:
     """
@@ -168,6 +170,7 @@ include "walk.pxi"
 include "measure.pxi"
 include "samples.pxi"
 include "batches.pxi"
+include "pairs.pxi"
 
 # ------------------------------------------------------------------------------------------------------- the plan
 

@@ -13,6 +13,8 @@ from ..errors import UnsupportedError
 if TYPE_CHECKING:
     from .cache import read_cache as read_cache
     from .cache import write_cache as write_cache
+    from .embeddings import GloVe as GloVe
+    from .embeddings import SkipGram as SkipGram
     from .features import ColumnHasher as ColumnHasher
     from .linear import LinearClassifier as LinearClassifier
     from .linear import LinearRegressor as LinearRegressor
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 #: Where what is public stands: imported when asked for.
 _HOMES = {
     "ColumnHasher": "features",
+    "GloVe": "embeddings",
     "LinearClassifier": "linear",
     "LinearRegressor": "linear",
+    "SkipGram": "embeddings",
     "chunks": "streams",
     "read_cache": "cache",
     "read_libffm": "text",
@@ -36,8 +40,10 @@ _HOMES = {
 
 __all__ = [
     "ColumnHasher",
+    "GloVe",
     "LinearClassifier",
     "LinearRegressor",
+    "SkipGram",
     "chunks",
     "read_cache",
     "read_libffm",

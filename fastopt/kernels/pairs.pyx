@@ -1,8 +1,14 @@
 # Rows of two tables that meet: a row u and k rows v, each with a target. Scores are dot products in double, in the order of
 # lanes.pxi. n is a multiple of LANES: rows are padded with zeros.
 
+cdef extern from "fo_exp.h" nogil:
+    double fo_exp_near(double x)
+
 cdef extern from "fo_log.h" nogil:
     double fo_log(double x)
+
+cdef enum:
+    TOGETHER = 8        # scores whose losses are taken at once
 
 
 cdef inline double wide_dot(Py_ssize_t n, const double *a, const real *b) noexcept nogil:
@@ -31,20 +37,39 @@ cdef inline void widen(Py_ssize_t n, rwd wide, ro u) noexcept nogil:
 
 cdef double pairs_log_loss(Py_ssize_t n, int k, const real *u, real **v, double *wide, const double *y, double w,
                            real *d) noexcept nogil:
-    # Of one pair after the other, the loss is log(1 + exp(-m)) = log(1 + exp(m)) - m: one logarithm of a product will do.
-    cdef double sum = 0, product = 1, m, e
-    cdef int q
+    # The loss of a score is log(1 + exp(-m)) = log(1 + exp(m)) - m: one logarithm of a product will do for all.
+    cdef double m[TOGETHER]
+    cdef double e[TOGETHER]
+    cdef double sign[TOGETHER]
+    cdef double sum = 0, product = 1
+    cdef int first, count, q, far
     widen(n, wide, u)
-    for q in range(k):
-        m = y[q] * wide_dot(n, wide, v[q])
-        e = fo_exp(m)
-        d[q] = <real>(w * (-y[q] / (1.0 + e)))
-        if not e > 1e15:                # else it is below 1e-15
-            product = product * (1.0 + e)
-            sum = sum - m
-            if product > 1e280:
-                sum = sum + fo_log(product)
-                product = 1
+    for first in range(0, k, 8):
+        count = k - first if k - first < TOGETHER else TOGETHER
+        for q in range(TOGETHER):
+            m[q], sign[q] = 0, 0
+        for q in range(count):
+            sign[q] = y[first + q]
+            m[q] = sign[q] * wide_dot(n, wide, v[first + q])
+        far = 0
+        for q in range(TOGETHER):
+            far = far | (not -700 < m[q] < 700)
+        if far:
+            for q in range(TOGETHER):
+                e[q] = fo_exp(m[q])
+        else:
+            for q in range(TOGETHER):
+                e[q] = fo_exp_near(m[q])
+        for q in range(TOGETHER):
+            sign[q] = w * (-sign[q] / (1.0 + e[q]))
+        for q in range(count):
+            d[first + q] = <real>sign[q]
+            if not e[q] > 1e15:             # else it is below 1e-15
+                product = product * (1.0 + e[q])
+                sum = sum - m[q]
+                if product > 1e280:
+                    sum = sum + fo_log(product)
+                    product = 1
     return w * (sum + fo_log(product))
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from .. import checks, config
+from .. import checks, config, kernels
 from ..checks import Array
 from ..elementary import log, power
 from ..errors import CheckpointError, DTypeError, HyperParameterError, ShapeError, StateError, did_you_mean
@@ -24,7 +24,7 @@ from .pairs import PairTrainer
 from .samples import new_order
 
 _MODES = ("sequential", "minibatch", "hogwild")
-_THREADS = 1024
+_THREADS = kernels.threads.LIMIT
 _WORD = re.compile(r"(?:[^\W\d_]|')+")
 #: Places of the text that are trained between two looks at the keyboard and the bar.
 _PIECE = 1 << 18

@@ -251,7 +251,7 @@ class _Embedding:
             if bar is not None:
                 bar.close()
         if not count:
-            raise ShapeError("sentences have no two words beside each other; join them to longer sentences")
+            raise HyperParameterError("sample is too small for this text: no pair of words was kept; use sample=0")
         self.losses_.append(total / count)
         if self.verbose:
             print(f"epoch {epoch + 1}: loss {self.losses_[-1]:.6g}")
@@ -259,7 +259,11 @@ class _Embedding:
     def _begin(self, sentences: Any) -> tuple[Corpus, np.random.Generator]:
         self._check_parameters()
         draw = self._generator()
-        return corpus_of(sentences, self.min_count), draw
+        corpus = corpus_of(sentences, self.min_count)
+        inside = corpus.words >= 0
+        if not (inside[1:] & inside[:-1]).any():
+            raise ShapeError("sentences have no two words beside each other; join them to longer sentences")
+        return corpus, draw
 
     def _keep(self, corpus: Corpus, trainer: PairTrainer, vectors: Array) -> None:
         self.vectors_, self.contexts_ = vectors, trainer.rows(1)[:, : self.dim].copy()
@@ -598,8 +602,6 @@ class GloVe(_Embedding):
         n_words = len(corpus.vocabulary)
         cls, options = self._options({"adagrad": {"initial_accumulator_value": 1.0}}, 0)
         rows, columns, found = cooccurrences(corpus.words, n_words, self.window, self.symmetric)
-        if not len(found):
-            raise ShapeError("sentences have no two words beside each other; join them to longer sentences")
         weights = np.minimum(power(found / float(self.x_max), float(self.alpha)), 1.0)
         # The biases are columns of the tables, and meet a column of ones in the other.
         width = self.dim + 2

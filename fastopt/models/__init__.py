@@ -13,6 +13,8 @@ from ..errors import UnsupportedError
 if TYPE_CHECKING:
     from .cache import read_cache as read_cache
     from .cache import write_cache as write_cache
+    from .embeddings import GloVe as GloVe
+    from .embeddings import SkipGram as SkipGram
     from .factorization import FFMClassifier as FFMClassifier
     from .factorization import FMClassifier as FMClassifier
     from .factorization import FMRegressor as FMRegressor
@@ -32,8 +34,10 @@ _HOMES = {
     "FFMClassifier": "factorization",
     "FMClassifier": "factorization",
     "FMRegressor": "factorization",
+    "GloVe": "embeddings",
     "LinearClassifier": "linear",
     "LinearRegressor": "linear",
+    "SkipGram": "embeddings",
     "chunks": "streams",
     "feature_fields": "factorization",
     "fit_stream": "progressive",
@@ -49,8 +53,10 @@ __all__ = [
     "FFMClassifier",
     "FMClassifier",
     "FMRegressor",
+    "GloVe",
     "LinearClassifier",
     "LinearRegressor",
+    "SkipGram",
     "chunks",
     "feature_fields",
     "fit_stream",

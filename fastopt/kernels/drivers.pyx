@@ -167,6 +167,7 @@ include "past.pxi"
 include "walk.pxi"
 include "measure.pxi"
 include "samples.pxi"
+include "abreast.pxi"
 include "batches.pxi"
 
 # ------------------------------------------------------------------------------------------------------- the plan

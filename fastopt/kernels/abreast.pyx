@@ -1,0 +1,305 @@
+# Models side by side ("lanes"): what the driver of abreast.pxi needs beside a span. The weights of a feature in all models lie
+# together, and so does each of its states: number k of model l stands at k * lanes + l of the feature's record. Models come in
+# groups of GROUP, so that one vector instruction serves several.
+
+from libc.math cimport INFINITY
+from libc.stdint cimport int32_t
+from libc.string cimport memset
+
+cdef extern from "fo_exp.h" nogil:
+    double exp_flat "fo_exp_flat"(double x)
+
+cdef extern from "fo_log.h" nogil:
+    double log64 "fo_log"(double x)
+
+cdef enum:
+    GROUP = 8
+
+
+cdef inline void times(const Py_ssize_t n, rw to, ro a, ro b) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(n):
+        to[l] = a[l] * b[l]
+
+
+cdef inline void copied(const Py_ssize_t n, rw to, ro a) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(n):
+        to[l] = a[l]
+
+
+cdef inline void moved(const Py_ssize_t n, rw to, ro down, ro p, ro rates, ro move) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(n):
+        to[l] = down[l] * (p[l] + rates[l] * move[l])
+
+
+# Records into blocks, and back: weights are scaled by `up` and `down`, a number for each model.
+
+cdef inline void collect(Py_ssize_t n, const Py_ssize_t lanes, const int n_states, real *p, real *s, Py_ssize_t room,
+                         const real *records, const int32_t *ids, const real *up) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef int q
+    cdef const real *at
+    for j in range(n):
+        at = records + ids[j] * ((1 + n_states) * lanes)
+        times(lanes, p + j * lanes, at, up)
+        for q in range(n_states):
+            copied(lanes, s + q * room + j * lanes, at + (1 + q) * lanes)
+
+
+cdef inline void spread_out(Py_ssize_t n, const Py_ssize_t lanes, const int n_states, const real *p, const real *s,
+                            Py_ssize_t room, real *records, const int32_t *ids, const real *down, const real *rates,
+                            const real *move) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef int q
+    cdef real *at
+    for j in range(n):
+        at = records + ids[j] * ((1 + n_states) * lanes)
+        if rates != NULL:
+            moved(lanes, at, down, p + j * lanes, rates, move + j * lanes)
+        else:
+            times(lanes, at, p + j * lanes, down)
+        for q in range(n_states):
+            copied(lanes, at + (1 + q) * lanes, s + q * room + j * lanes)
+
+
+cdef void lanes_gather(Py_ssize_t n, Py_ssize_t lanes, int n_states, real *p, real *s, Py_ssize_t room, const real *records,
+                       const int32_t *ids, const real *up) noexcept nogil:
+    if lanes == GROUP and n_states == 0:
+        collect(n, GROUP, 0, p, s, room, records, ids, up)
+    elif lanes == GROUP and n_states == 1:
+        collect(n, GROUP, 1, p, s, room, records, ids, up)
+    elif lanes == GROUP:
+        collect(n, GROUP, n_states, p, s, room, records, ids, up)
+    else:
+        collect(n, lanes, n_states, p, s, room, records, ids, up)
+
+
+cdef void lanes_scatter(Py_ssize_t n, Py_ssize_t lanes, int n_states, const real *p, const real *s, Py_ssize_t room,
+                        real *records, const int32_t *ids, const real *down, const real *rates,
+                        const real *move) noexcept nogil:
+    # With `rates`: the weights are p + rates * move.
+    if lanes == GROUP and rates != NULL and n_states == 0:
+        spread_out(n, GROUP, 0, p, s, room, records, ids, down, rates, move)
+    elif lanes == GROUP and rates != NULL and n_states == 1:
+        spread_out(n, GROUP, 1, p, s, room, records, ids, down, rates, move)
+    elif lanes == GROUP and rates != NULL:
+        spread_out(n, GROUP, n_states, p, s, room, records, ids, down, rates, move)
+    elif lanes == GROUP:
+        spread_out(n, GROUP, n_states, p, s, room, records, ids, down, NULL, move)
+    else:
+        spread_out(n, lanes, n_states, p, s, room, records, ids, down, rates, move)
+
+
+# Scores: for each model the dot product of scores.pyx, in its order.
+
+cdef inline void add_products(rwd to, ro p, double x) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(GROUP):
+        to[l] = to[l] + x * <double>p[l]
+
+
+cdef inline void add_doubles(const Py_ssize_t n, rwd to, rod a) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(n):
+        to[l] = to[l] + a[l]
+
+
+cdef void lanes_scores(Py_ssize_t n, Py_ssize_t lanes, double *z, const real *p, const real *x) noexcept nogil:
+    cdef double sums[LANES * GROUP]
+    cdef Py_ssize_t c, start, stop, j
+    for c in range(0, lanes, 8):
+        memset(z + c, 0, GROUP * sizeof(double))
+        for start in range(0, n, 1024):
+            stop = start + 1024 if start + 1024 < n else n
+            memset(sums, 0, sizeof(sums))
+            for j in range(start, stop):
+                add_products(sums + (j & (LANES - 1)) * GROUP, p + j * lanes + c, x[j])
+            add_doubles(8 * GROUP, sums, sums + 8 * GROUP)
+            add_doubles(4 * GROUP, sums, sums + 4 * GROUP)
+            add_doubles(2 * GROUP, sums, sums + 2 * GROUP)
+            add_doubles(GROUP, sums, sums + GROUP)
+            add_doubles(GROUP, z + c, sums)
+
+
+cdef void lanes_gradients(Py_ssize_t n, Py_ssize_t lanes, real *g, const real *slopes, const real *x) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        if lanes == GROUP:
+            spread(GROUP, g + j * GROUP, slopes, x[j])
+        else:
+            spread(lanes, g + j * lanes, slopes, x[j])
+
+
+# Losses: their derivatives are those of scores.pyx, and their values are added to `sums`, times the sample's weight. What is
+# not a number stays so.
+
+cdef inline double above(double x) noexcept nogil:
+    return 0.0 if x <= 0.0 else x
+
+
+cdef inline double log_loss_value(double z, double y, double a, double e) noexcept nogil:
+    cdef double m = y * z
+    cdef double v = log64(1.0 + e) - m
+    cdef double far = 0.0 if m > 0.0 else m
+    return v if e < INFINITY else far
+
+
+cdef inline double hinge_value(double z, double y, double a) noexcept nogil:
+    return above(1.0 - y * z)
+
+
+cdef inline double squared_hinge_value(double z, double y, double a) noexcept nogil:
+    cdef double m = above(1.0 - y * z)
+    return m * m
+
+
+cdef inline double modified_huber_value(double z, double y, double a) noexcept nogil:
+    cdef double m = above(1.0 - y * z)
+    return -4.0 * (y * z) if y * z < -1.0 else m * m
+
+
+cdef inline double squared_error_value(double z, double y, double a) noexcept nogil:
+    cdef double r = z - y
+    return 0.5 * (r * r)
+
+
+cdef inline double huber_value(double z, double y, double a) noexcept nogil:
+    cdef double r = z - y
+    r = -r if r < 0.0 else r
+    return 0.5 * (r * r) if r <= a else a * (r - 0.5 * a)
+
+
+cdef inline double epsilon_insensitive_value(double z, double y, double a) noexcept nogil:
+    cdef double r = z - y
+    r = -r if r < 0.0 else r
+    return above(r - a)
+
+
+cdef inline double squared_epsilon_insensitive_value(double z, double y, double a) noexcept nogil:
+    cdef double r = epsilon_insensitive_value(z, y, a)
+    return r * r
+
+
+cdef inline double quantile_value(double z, double y, double a) noexcept nogil:
+    cdef double r = z - y
+    return (1.0 - a) * r if r > 0.0 else -a * r
+
+
+cdef void lanes_log_loss(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
+    cdef Py_ssize_t l
+    cdef double e
+    for l in range(n):
+        e = exp_flat(y[l] * z[l])
+        slopes[l] = <real>(w * (-y[l] / (1.0 + e)))
+        sums[l] = sums[l] + w * log_loss_value(z[l], y[l], a, e)
+
+
+cdef void lanes_poisson(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
+    cdef Py_ssize_t l
+    cdef double e
+    for l in range(n):
+        e = exp_flat(z[l])
+        slopes[l] = <real>(w * (e - y[l]))
+        sums[l] = sums[l] + w * (e - y[l] * z[l])
+
+
+cdef void lanes_hinge(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(n):
+        slopes[l] = <real>(w * hinge(z[l], y[l], a))
+        sums[l] = sums[l] + w * hinge_value(z[l], y[l], a)
+
+
+cdef void lanes_squared_hinge(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(n):
+        slopes[l] = <real>(w * squared_hinge(z[l], y[l], a))
+        sums[l] = sums[l] + w * squared_hinge_value(z[l], y[l], a)
+
+
+cdef void lanes_modified_huber(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(n):
+        slopes[l] = <real>(w * modified_huber(z[l], y[l], a))
+        sums[l] = sums[l] + w * modified_huber_value(z[l], y[l], a)
+
+
+cdef void lanes_squared_error(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(n):
+        slopes[l] = <real>(w * squared_error(z[l], y[l], a))
+        sums[l] = sums[l] + w * squared_error_value(z[l], y[l], a)
+
+
+cdef void lanes_huber(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(n):
+        slopes[l] = <real>(w * huber(z[l], y[l], a))
+        sums[l] = sums[l] + w * huber_value(z[l], y[l], a)
+
+
+cdef void lanes_epsilon_insensitive(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(n):
+        slopes[l] = <real>(w * epsilon_insensitive(z[l], y[l], a))
+        sums[l] = sums[l] + w * epsilon_insensitive_value(z[l], y[l], a)
+
+
+cdef void lanes_squared_epsilon_insensitive(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(n):
+        slopes[l] = <real>(w * squared_epsilon_insensitive(z[l], y[l], a))
+        sums[l] = sums[l] + w * squared_epsilon_insensitive_value(z[l], y[l], a)
+
+
+cdef void lanes_quantile(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(n):
+        slopes[l] = <real>(w * quantile(z[l], y[l], a))
+        sums[l] = sums[l] + w * quantile_value(z[l], y[l], a)
+
+
+# One model of `a` classes, each a lane: the probability of each, less 1 for the class that it was. Sums as in lanes.pxi. The loss
+# is that of the model, in the first of the sums.
+
+cdef void lanes_multinomial(Py_ssize_t n, rwd z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
+    # The scores are overwritten.
+    cdef Py_ssize_t classes = <Py_ssize_t>a, l, j, start, stop
+    cdef double lane[LANES]
+    cdef double most = z[0], total = 0, mine = 0
+    for l in range(classes):
+        most = z[l] if z[l] > most else most
+    for l in range(classes):
+        mine = z[l] - most if y[l] > 0.0 else mine
+    for l in range(classes):
+        z[l] = exp_flat(z[l] - most)
+    for l in range(classes, n):
+        z[l] = 0                            # adds nothing to a sum
+    for start in range(0, n, 1024):
+        stop = start + 1024 if start + 1024 < n else n
+        memset(lane, 0, sizeof(lane))
+        for j in range(start, stop):
+            lane[j & (LANES - 1)] = lane[j & (LANES - 1)] + z[j]
+        total = total + fold(lane)
+    for l in range(n):
+        slopes[l] = <real>(w * (z[l] / total - (1.0 if y[l] > 0.0 else 0.0)))
+    sums[0] = sums[0] + w * (log64(total) - mine if total < INFINITY else total)
+
+
+TABLE["lanes_gather"] = <size_t><void *>lanes_gather
+TABLE["lanes_scatter"] = <size_t><void *>lanes_scatter
+TABLE["lanes_scores"] = <size_t><void *>lanes_scores
+TABLE["lanes_gradients"] = <size_t><void *>lanes_gradients
+TABLE["lanes_log_loss"] = <size_t><void *>lanes_log_loss
+TABLE["lanes_poisson"] = <size_t><void *>lanes_poisson
+TABLE["lanes_hinge"] = <size_t><void *>lanes_hinge
+TABLE["lanes_squared_hinge"] = <size_t><void *>lanes_squared_hinge
+TABLE["lanes_modified_huber"] = <size_t><void *>lanes_modified_huber
+TABLE["lanes_squared_error"] = <size_t><void *>lanes_squared_error
+TABLE["lanes_huber"] = <size_t><void *>lanes_huber
+TABLE["lanes_epsilon_insensitive"] = <size_t><void *>lanes_epsilon_insensitive
+TABLE["lanes_squared_epsilon_insensitive"] = <size_t><void *>lanes_squared_epsilon_insensitive
+TABLE["lanes_quantile"] = <size_t><void *>lanes_quantile
+TABLE["lanes_multinomial"] = <size_t><void *>lanes_multinomial

@@ -33,7 +33,7 @@ import fastopt
 from fastopt.cli import DEMO_PASSES
 from fastopt.errors import FastoptError, NonFiniteError
 from fastopt.models import ColumnHasher, LinearClassifier, flights
-from fastopt.models.linear import merged
+from fastopt.models.estimators import merged
 from fastopt.optimizers.base import ALIASES, by_name
 from fastopt.viz import SURFACES, Surface
 

@@ -200,7 +200,7 @@ def _evaluate(model: Any, data: Split) -> tuple[float, float]:
     """Mean held-out loss, and AUC (of a classifier) or R^2."""
     from sklearn.metrics import r2_score, roc_auc_score
 
-    from .models.linear import LOSS_PARAMETERS
+    from .models.estimators import LOSS_PARAMETERS
 
     y = data.y_held
     loss = VALUES[model.loss]
@@ -252,8 +252,9 @@ def _draw(results: Sequence[Result], path: str, title: str) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from .models.estimators import CLASSIFIER_LOSSES
     from .models.files import save_model
-    from .models.linear import CLASSIFIER_LOSSES, LinearClassifier, LinearRegressor
+    from .models.linear import LinearClassifier, LinearRegressor
 
     checks.integer(1)("--epochs", args.epochs)
     checks.number(0.0, 1.0, closed_low=False, closed_high=False)("--hold-out", args.hold_out)
@@ -315,7 +316,7 @@ def _train(args: argparse.Namespace) -> int:
 def _read_samples(args: argparse.Namespace, form: str) -> tuple[Any, Any]:
     """Features and targets of a file that has both."""
     from .models.cache import read_cache
-    from .models.linear import merged
+    from .models.estimators import merged
     from .models.text import read_libffm, read_svmlight, read_vw
 
     if form == "cache":
@@ -340,8 +341,8 @@ def _read_samples(args: argparse.Namespace, form: str) -> tuple[Any, Any]:
 
 def _read(args: argparse.Namespace, classify: bool) -> tuple[Any, Any, Any]:
     """Features, targets and, for CSV, the hasher."""
+    from .models.estimators import merged
     from .models.features import ColumnHasher, numbers, read_csv
-    from .models.linear import merged
     from .models.streams import form_of
 
     form = form_of(args.path)
@@ -385,8 +386,9 @@ def _read(args: argparse.Namespace, classify: bool) -> tuple[Any, Any, Any]:
 
 def _demo(args: argparse.Namespace) -> int:
     from .models import flights
+    from .models.estimators import merged
     from .models.features import ColumnHasher
-    from .models.linear import LinearClassifier, merged
+    from .models.linear import LinearClassifier
 
     start = time.perf_counter()
     table = flights.load(args.path)

@@ -17,8 +17,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import fastopt
 from fastopt import csr, kernels, scores
 from fastopt.models import LinearClassifier, LinearRegressor
+from fastopt.models.estimators import CLASSIFIER_LOSSES
 from fastopt.models.files import load_model, save_model
-from fastopt.models.linear import CLASSIFIER_LOSSES
 from fastopt.models.samples import SampleTrainer
 from fastopt.optimizers.base import ALIASES, by_name
 

@@ -10,12 +10,12 @@ import numpy as np
 from ..checkpoint import read_arrays, write_arrays
 from ..errors import CheckpointError
 from .features import ColumnHasher
-from .linear import LinearClassifier, LinearRegressor, _Linear
+from .linear import Linear, LinearClassifier, LinearRegressor
 
 FORMAT = "fastopt linear model 1"
 
 
-def save_model(path: str | os.PathLike[str], model: _Linear, hasher: ColumnHasher | None = None) -> None:
+def save_model(path: str | os.PathLike[str], model: Linear, hasher: ColumnHasher | None = None) -> None:
     """Write a fitted `LinearClassifier` or `LinearRegressor`, and the hasher of its features, to `path` (.npz).
 
     Weights, intercept, classes and parameters are kept; the optimizer's state is not, so a loaded model predicts. The
@@ -49,7 +49,7 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Any, ColumnHasher | None]:
     about, arrays = read_arrays(path, FORMAT)
     try:
         cls = {"LinearClassifier": LinearClassifier, "LinearRegressor": LinearRegressor}[about["class"]]
-        model: _Linear = cls(**about["parameters"])
+        model: Linear = cls(**about["parameters"])
         model._check_parameters()
         hasher = None if about["hasher"] is None else ColumnHasher(**about["hasher"])
         coef, intercept = np.atleast_2d(arrays["coef"]), arrays["intercept"]
@@ -63,5 +63,5 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Any, ColumnHasher | None]:
         raise
     except Exception as error:
         raise CheckpointError(f"{path} is not a model that fastopt saved: {error}") from error
-    model._restore(coef, intercept)
+    model._restore([(w, b) for w, b in zip(coef, intercept[:, np.newaxis], strict=True)], coef.shape[1], coef.dtype)
     return model, hasher

@@ -105,11 +105,11 @@ class SampleTrainer:
             raise HyperParameterError(f"lr * l2 = {lr * l2} is too large")
         self.options, self.shrink = {**self.options, "lr": lr}, shrink
 
-    def restore(self, weights: Array, intercept: float) -> None:
-        """Set the weights; the optimizer's state is at its start."""
+    def restore(self, weights: Array, intercept: Array) -> None:
+        """Set the parameters; the optimizer's state is at its start."""
         self.records[:, 0] = weights
         if self.bias is not None:
-            self.bias[0] = intercept
+            self.bias[0] = intercept[0]
         self._fresh, self._weights = False, None
 
     def weights(self) -> Array:
@@ -119,6 +119,18 @@ class SampleTrainer:
             self._weights = records * self.dtype.type(self.scale)
             self._weights.flags.writeable = False
         return self._weights
+
+    def parameters(self) -> tuple[Array, Array]:
+        """The weights, and the intercept, shape (1,)."""
+        return self.weights(), np.zeros(1, self.dtype) if self.bias is None else self.bias[:1].copy()
+
+    def is_finite(self, indices: Array) -> bool:
+        """Whether the weights are, of which only those of the features in `indices` have moved."""
+        records = self.records[:, 0]
+        if len(indices) < len(records):
+            records = records[indices]
+        with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever a weight is not
+            return bool(np.isfinite(records.sum()) or np.isfinite(records).all())
 
     def renumber(self, indices: Array, n_rows: int, n_threads: int) -> None:
         """Write the records' numbers over the indices of `n_rows` rows, which `train` is then given.
@@ -168,9 +180,6 @@ class SampleTrainer:
                 break
             tiers.append((min(end, len(self.records)), every))
         return tiers or [(0, 1 << max(1, TIERS[0][1] // n_threads).bit_length() - 1)]
-
-    def intercept(self) -> float:
-        return 0.0 if self.bias is None else float(self.bias[0])
 
     def train(
         self,

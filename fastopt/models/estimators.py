@@ -1,0 +1,527 @@
+"""What the estimators on CSR data share: parameters, checks of the data, passes, classes. In scikit-learn's manner."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.special import expit
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from .. import checks, config, kernels
+from ..checks import Array
+from ..csr import csr_rows
+from ..errors import HyperParameterError, NonFiniteError, ShapeError, StateError, UnsupportedError
+from ..optimizers.base import by_name
+from ..optimizers.ftrl import FTRL
+from ..scores import VALUES
+from .samples import new_order
+
+CLASSIFIER_LOSSES = ("log_loss", "hinge", "squared_hinge", "modified_huber")
+REGRESSOR_LOSSES = (
+    "squared_error",
+    "huber",
+    "epsilon_insensitive",
+    "squared_epsilon_insensitive",
+    "quantile",
+    "poisson",
+)
+#: Which constructor parameter is the parameter of a loss.
+LOSS_PARAMETERS = {
+    "huber": "epsilon",
+    "epsilon_insensitive": "epsilon",
+    "squared_epsilon_insensitive": "epsilon",
+    "quantile": "quantile",
+}
+MODES = ("sequential", "minibatch", "hogwild")
+_THREADS = kernels.threads.LIMIT
+DTYPES = [np.float64, np.float32]
+
+
+def merged(X: Any) -> Any:
+    """`X` as a CSR matrix in which no row repeats an index: repeated entries are summed into the first, in order."""
+    indptr, indices, data, shape = csr_rows(X)
+    return sparse.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=shape)
+
+
+class Model:
+    """One model under training, and what predicts: its parameters now, their mean over passes, or the best of them."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.passes = self.count = 0
+        self._mean: tuple[Array, ...] | None = None
+        self._best: tuple[Array, ...] | None = None
+
+    def parameters(self) -> tuple[Array, ...]:
+        """Arrays; those of a linear model: the weights, and the intercept, shape (1,)."""
+        return self._best or self._mean or self.trainer.parameters()
+
+    def end_pass(self, average: int) -> None:
+        """`average`: the first pass that enters the mean; 0: none."""
+        self.passes += 1
+        self._best = None
+        if average and self.passes >= average:
+            now = self.trainer.parameters()
+            self.count += 1
+            n = self.count
+            self._mean = tuple(
+                a.copy() if n == 1 else m + (a - m) / a.dtype.type(n)
+                for a, m in zip(now, self._mean or now, strict=True)
+            )
+
+    def keep_best(self, best: tuple[Array, ...]) -> None:
+        """Predict with these parameters, until training goes on."""
+        self._best = best
+
+
+class Watch(NamedTuple):
+    """Rows whose mean loss is looked at after each pass."""
+
+    X: Any
+    rows: Array
+    weights: Array | None
+
+
+class Estimator(BaseEstimator):  # type: ignore[misc]
+    """Parameters, checks, training pass by pass. A subclass has trainers (`_make`, `_set_rate`) and scores (`_score`)."""
+
+    _losses: tuple[str, ...] = ()
+    loss: str
+    optimizer: str
+    lr: Any
+    epochs: int
+    batch_size: int
+    l1: float
+    l2: float
+    mode: str
+    n_jobs: int | None
+    shuffle: bool
+    random_state: Any
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    warm_start: bool
+    average: Any
+    tol: float | None
+    verbose: Any
+    fit_intercept: bool
+    _models: list[Model]
+
+    def _keep(self, given: dict[str, Any]) -> None:
+        """Keep the constructor's parameters, its ``locals()``, as they are."""
+        for name, value in given.items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
+
+    # ------------------------------------------------------------------------------------------------------- checks
+
+    def _check_parameters(self) -> None:
+        checks.one_of(*self._losses)("loss", self.loss)
+        cls, _ = by_name(self.optimizer)
+        if not cls.for_samples:
+            raise UnsupportedError(
+                f"{cls.__name__} cannot train a linear model sample by sample; choose another optimizer"
+            )
+        checks.rate("lr", self.lr)
+        checks.integer(1)("epochs", self.epochs)
+        checks.integer(1)("batch_size", self.batch_size)
+        checks.non_negative("l1", self.l1)
+        checks.non_negative("l2", self.l2)
+        checks.one_of(*MODES)("mode", self.mode)
+        if self.mode == "hogwild" and self._lasso():
+            raise UnsupportedError("mode='hogwild' has no l1; use 'sequential' or 'minibatch', or optimizer='ftrl'")
+        if self.n_jobs is not None:
+            checks.integer(-1, _THREADS)("n_jobs", self.n_jobs)
+        if self.n_jobs == 0:
+            checks.integer(1, _THREADS)("n_jobs", self.n_jobs)
+        for name in ("shuffle", "early_stopping", "warm_start", "fit_intercept"):
+            checks.flag(name, getattr(self, name))
+        checks.number(0.0, 1.0, closed_low=False, closed_high=False)("validation_fraction", self.validation_fraction)
+        checks.integer(1)("n_iter_no_change", self.n_iter_no_change)
+        if not isinstance(self.average, (bool, np.bool_)):
+            checks.integer(0)("average", self.average)
+        if self.tol is not None:
+            checks.number()("tol", self.tol)
+        if not isinstance(self.verbose, (bool, np.bool_)):
+            checks.integer(0)("verbose", self.verbose)
+
+    def _lasso(self) -> bool:
+        """Whether weights are caught up with an l1 penalty; FTRL has its own."""
+        return self.l1 > 0 and by_name(self.optimizer)[0] is not FTRL
+
+    def _threads(self) -> int:
+        if self.n_jobs is None:
+            return 1
+        return config.get_num_threads() if self.n_jobs == -1 else int(self.n_jobs)
+
+    def _sample_weights(self, X: Any, sample_weight: Any) -> Array | None:
+        if sample_weight is None:
+            return None
+        weights: Array = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        if weights.min() < 0:
+            raise HyperParameterError(f"sample_weight must not be negative, and has {weights.min()}")
+        if not weights.any():
+            raise StateError("sample_weight is zero for every sample: there is nothing to learn from")
+        return weights
+
+    # ----------------------------------------------------------------------------------------------------- training
+
+    def _make(self, n_features: int, dtype: Any) -> Any:
+        """A trainer at its start."""
+        raise NotImplementedError
+
+    def _set_rate(self, trainer: Any) -> None:
+        """Let a trainer go on with the present rate and penalties; raises if it cannot."""
+        raise NotImplementedError
+
+    def _score(self, model: Model, X: Any) -> Array:
+        """The scores of the rows of a CSR matrix with unique indices, shape (n_samples,)."""
+        raise NotImplementedError
+
+    def _prepare(self, indices: Array, n_rows: int, n_threads: int) -> None:
+        """Write over `indices` what the trainers want there instead."""
+
+    def _arguments(self, n_features: int, dtype: Any) -> tuple[Any, ...]:
+        """What every trainer takes: number of features, dtype, optimizer and its options, loss and its parameter."""
+        cls, options = by_name(self.optimizer)
+        if "weight_decay" in inspect.signature(cls).parameters:
+            options["weight_decay"] = 0.0  # l2 is the decay here
+        options = cls.fill_options({**options, **self._penalties()[0], "lr": self.lr})
+        return n_features, dtype, cls, options, self.loss, self._loss_parameter()
+
+    def _loss_parameter(self) -> float:
+        return float(getattr(self, LOSS_PARAMETERS[self.loss])) if self.loss in LOSS_PARAMETERS else 0.0
+
+    def _start(self, n_models: int, n_features: int, dtype: Any) -> None:
+        self._models = [Model(self._make(n_features, dtype)) for _ in range(n_models)]
+        self._trained_as = self._training()
+        self.t_ = 0
+
+    def _penalties(self) -> tuple[dict[str, float], float, float]:
+        """Options of the optimizer, and the proximal penalties l1 and l2."""
+        if by_name(self.optimizer)[0] is FTRL:
+            return {"l1": float(self.l1), "l2": float(self.l2) / 2}, 0.0, 0.0  # it counts l2 twice
+        return {}, float(self.l1), float(self.l2)
+
+    def _training(self) -> dict[str, Any]:
+        """The parameters that must stay as they are between calls of partial_fit."""
+        names = ("loss", "optimizer", "fit_intercept", "epsilon", "quantile")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def _restore(self, parameters: Sequence[tuple[Array, ...]], n_features: int, dtype: Any) -> None:
+        """Become a model with these parameters, a tuple each of the models, the optimizer's state at the start."""
+        self._start(len(parameters), n_features, dtype)
+        for model, arrays in zip(self._models, parameters, strict=True):
+            model.trainer.restore(*arrays)
+        self.n_features_in_ = n_features
+
+    def _passes(
+        self, X: Any, targets: Sequence[Array], weights: Array | None, epochs: int, fresh: bool, classes: Any = None
+    ) -> None:
+        """Train each model on its targets; `classes`: what a validation split is stratified by."""
+        indptr, indices, data, shape = csr_rows(X)
+        if fresh:
+            self._start(len(targets), shape[1], data.dtype)
+        elif self._trained_as != self._training():
+            raise StateError(
+                f"{', '.join(k for k, v in self._training().items() if self._trained_as[k] != v)} changed since training "
+                "began; call fit to start again"
+            )
+        for model in self._models:
+            self._set_rate(model.trainer)
+        random = check_random_state(self.random_state) if self.shuffle or self.early_stopping else None
+        seed = random.randint(0, 2**31 - 1, 4) if random is not None and self.shuffle else None
+        n = len(indptr) - 1
+        visits = np.arange(n, dtype=np.int32) if weights is None else np.flatnonzero(weights).astype(np.int32)
+        stops = epochs > 1 and (self.early_stopping or self.tol is not None)
+        watch = None
+        if stops or self.verbose:
+            seen = visits
+            if stops and self.early_stopping:
+                visits, seen = self._split(visits, random, classes)
+            matrix = sparse.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=shape)
+            watch = Watch(matrix[seen], seen, None if weights is None else weights[seen])
+        w = None if weights is None else np.ascontiguousarray(weights, data.dtype)
+        wild = self._threads() if self.mode == "hogwild" else 1
+        self._prepare(indices, n, wild)  # csr_rows has made them for us
+        side = self._threads() if len(targets) > 1 and self.mode == "sequential" else 1
+        inside = 1 if self.mode == "sequential" else self._threads()
+
+        def run(k: int) -> int:
+            model, y = self._models[k], np.ascontiguousarray(targets[k], data.dtype)
+            draw = None if seed is None else np.random.default_rng(seed)
+            best, waited, kept = math.inf, 0, None
+            for epoch in range(epochs):
+                order = visits if draw is None else new_order(visits, draw, wild)
+                model.trainer.train(indptr, indices, data, y, order, inside, w)
+                model.end_pass(int(self.average))
+                if watch is None:
+                    continue
+                loss = self._mean_loss(model, watch, targets[k])
+                if self.verbose:
+                    which = "" if len(targets) == 1 else f"class {k}, "
+                    kind = "validation" if stops and self.early_stopping else "training"
+                    print(f"{which}epoch {epoch + 1}: {kind} loss {loss:.6g}")
+                waited = 0 if loss < best - (self.tol or 0.0) else waited + 1
+                if stops and self.early_stopping and loss < best:
+                    kept = model.parameters()
+                best = min(best, loss)
+                if stops and waited >= self.n_iter_no_change:
+                    break
+            if kept is not None:
+                model.keep_best(kept)
+            return epoch + 1
+
+        if side > 1:
+            with ThreadPoolExecutor(side) as pool:
+                made = list(pool.map(run, range(len(targets))))
+        else:
+            made = [run(k) for k in range(len(targets))]
+        self.n_iter_ = max(made)
+        self.t_ += len(visits) * self.n_iter_
+        for model in self._models:
+            if not model.trainer.is_finite(indices):
+                raise NonFiniteError(
+                    "training diverged: weights are not finite; use a smaller lr, or scale the features"
+                )
+
+    def _split(self, visits: Array, random: Any, classes: Array | None) -> tuple[Array, Array]:
+        """Rows to learn from and rows held out, both in rising order."""
+        held = self.validation_fraction
+        train, seen = train_test_split(
+            visits,
+            test_size=held,
+            random_state=random,
+            stratify=None if classes is None else classes[visits],
+        )
+        return np.sort(train), np.sort(seen)
+
+    def _mean_loss(self, model: Model, watch: Watch, y: Array) -> float:
+        with np.errstate(all="ignore"):
+            z = self._score(model, watch.X).astype(np.float64)
+            return float(np.average(VALUES[self.loss](z, y[watch.rows], self._loss_parameter()), weights=watch.weights))
+
+    def _kept(self, X: Any) -> bool:
+        """Whether fit goes on from the last one's weights and optimizer state; `X`: the new data."""
+        if not self.warm_start or not hasattr(self, "_models"):
+            return False
+        if X.shape[1] != len(self._models[0].trainer.records):
+            raise ShapeError(
+                f"X has {X.shape[1]} features, and warm_start goes on with {len(self._models[0].trainer.records)}"
+            )
+        return True
+
+    def _as_trained(self, X: Any, fresh: bool) -> Any:
+        return X if fresh else X.astype(self._models[0].trainer.dtype, copy=False)
+
+    # --------------------------------------------------------------------------------------------------- predictions
+
+    def _scores(self, X: Any) -> Array:
+        """Shape (n_samples,), or (n_samples, n_classes)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
+        columns = [self._score(model, X) for model in self._models]
+        return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_models")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _has_probabilities(self: Classifier) -> bool:
+    if self.loss not in ("log_loss", "modified_huber"):
+        raise AttributeError(f"probabilities need loss='log_loss' or 'modified_huber', not {self.loss!r}")
+    return True
+
+
+class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
+    """Classes, one model for each where there are more than two."""
+
+    class_weight: Any
+
+    def _codes(self, y: Array) -> Array:
+        """The place of each label among the classes."""
+        codes = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
+        if not (self.classes_[codes] == y).all():
+            raise StateError(f"y has labels that are not among the classes {self.classes_.tolist()}")
+        return codes
+
+    def _targets(self, codes: Array) -> list[Array]:
+        """Targets -1 and +1 of each model."""
+        positive = [1] if len(self.classes_) == 2 else range(len(self.classes_))
+        return [np.where(codes == k, 1.0, -1.0) for k in positive]
+
+    def _set_classes(self, classes: Array) -> None:
+        if len(classes) < 2:
+            raise StateError(f"the data have one class only, {classes.tolist()}; a classifier needs two")
+        self.classes_ = classes
+
+    def _class_weights(self, codes: Array, weights: Array | None) -> Array | None:
+        """The weights of the samples, times those of their classes."""
+        if self.class_weight is None:
+            return weights
+        if isinstance(self.class_weight, str):
+            checks.one_of("balanced")("class_weight", self.class_weight)
+            sizes = np.bincount(codes, weights, len(self.classes_)).astype(np.float64)
+            by_class = sizes.sum() / (len(self.classes_) * np.where(sizes > 0, sizes, 1.0))
+        else:
+            if not isinstance(self.class_weight, Mapping):
+                raise HyperParameterError(
+                    f"class_weight must be None, 'balanced' or a dict of class and weight, got {self.class_weight!r:.80}"
+                )
+            by_class = np.ones(len(self.classes_))
+            for label, weight in self.class_weight.items():
+                place = np.flatnonzero(self.classes_ == label)
+                if len(place) == 0:
+                    raise HyperParameterError(
+                        f"class_weight has a class {label!r}, which is not among the classes {self.classes_.tolist()}"
+                    )
+                by_class[place] = checks.non_negative(f"class_weight[{label!r}]", weight)
+        return by_class[codes] if weights is None else weights * by_class[codes]
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Classifier:
+        """Train from the start, or on with `warm_start`.
+
+        Parameters
+        ----------
+        X : CSR matrix or array, or ndarray, shape (n_samples, n_features)
+        y : array-like, shape (n_samples,)
+            Labels of any kind.
+        sample_weight : array-like, shape (n_samples,), optional
+            Not negative. The gradient of a sample's loss is multiplied by its weight; samples of weight 0 are left out. In
+            minibatch mode only the ratios of weights count.
+
+        Returns
+        -------
+        Classifier
+            Itself.
+        """
+        self._check_parameters()
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES)
+        check_classification_targets(y)
+        weights = self._sample_weights(X, sample_weight)
+        kept, classes = self._kept(X), np.unique(y)
+        if kept and not np.isin(classes, self.classes_).all():
+            raise StateError(f"warm_start goes on with the classes {self.classes_.tolist()}, and y has others")
+        if not kept:
+            if weights is not None and len(np.unique(y[weights > 0])) < 2:
+                raise StateError("the samples whose weight is not zero have one class only; a classifier needs two")
+            self._set_classes(classes)
+        codes = self._codes(y)
+        weights = self._class_weights(codes, weights)
+        self._passes(self._as_trained(X, not kept), self._targets(codes), weights, self.epochs, not kept, codes)
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Classifier:
+        """Train on, with one pass over these samples, at the present `lr`, `l1` and `l2` (`set_params` changes them).
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        classes : array-like, shape (n_classes,)
+            All labels; needed at the first call.
+        """
+        self._check_parameters()
+        if isinstance(self.class_weight, str):
+            raise UnsupportedError(
+                "class_weight='balanced' needs all samples, which partial_fit does not see; pass a dict of weights"
+            )
+        first = not hasattr(self, "_models")
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, reset=first)
+        if first:
+            if classes is None:
+                raise StateError("the first call of partial_fit needs all labels in classes=")
+            self._set_classes(np.unique(classes))
+        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise StateError(f"classes={classes!r} are not those of the first call, {self.classes_.tolist()}")
+        codes = self._codes(y)
+        weights = self._class_weights(codes, self._sample_weights(X, sample_weight))
+        self._passes(self._as_trained(X, first), self._targets(codes), weights, 1, first)
+        return self
+
+    def decision_function(self, X: Any) -> Array:
+        """Scores, shape (n_samples,), positive where ``classes_[1]`` is predicted; (n_samples, n_classes) for more classes."""
+        return self._scores(X)
+
+    def predict(self, X: Any) -> Array:
+        """Labels, shape (n_samples,)."""
+        check_is_fitted(self)
+        z = self.decision_function(X)
+        return self.classes_[(z > 0).astype(int) if z.ndim == 1 else z.argmax(axis=1)]
+
+    @available_if(_has_probabilities)  # type: ignore[untyped-decorator]
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities of the classes, shape (n_samples, n_classes); for the losses "log_loss" and "modified_huber".
+
+        The logistic function of the scores, or ``(clip(z, -1, 1) + 1) / 2`` (Zhang 2002); those of more than two classes are
+        scaled to a sum of 1, as in scikit-learn.
+        """
+        z = self.decision_function(X)
+        p = expit(z) if self.loss == "log_loss" else (np.clip(z, -1, 1) + 1) / 2
+        if p.ndim == 1:
+            return np.column_stack((1 - p, p))
+        total = p.sum(axis=1, keepdims=True)
+        none = total == 0
+        return np.where(none, 1 / p.shape[1], p / np.where(none, 1, total)).astype(p.dtype)
+
+    @available_if(_has_probabilities)  # type: ignore[untyped-decorator]
+    def predict_log_proba(self, X: Any) -> Array:
+        """The logarithms of `predict_proba`."""
+        with np.errstate(divide="ignore"):
+            found: Array = np.log(self.predict_proba(X))
+        return found
+
+
+class Regressor(RegressorMixin, Estimator):  # type: ignore[misc]
+    """Targets that are numbers."""
+
+    epsilon: float
+    quantile: float
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        checks.non_negative("epsilon", self.epsilon)
+        checks.number(0.0, 1.0, closed_low=False, closed_high=False)("quantile", self.quantile)
+
+    def _learn(self, X: Any, y: Any, sample_weight: Any, epochs: int, first: bool, kept: bool) -> Regressor:
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, y_numeric=True, reset=first)
+        if self.loss == "poisson" and y.min() < 0:
+            raise HyperParameterError(f"loss='poisson' needs y that is not negative, and y has {y.min()}")
+        weights = self._sample_weights(X, sample_weight)
+        fresh = not self._kept(X) if kept else first
+        self._passes(self._as_trained(X, fresh), [y.astype(np.float64)], weights, epochs, fresh)
+        return self
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Regressor:
+        """Train from the start, or on with `warm_start`.
+
+        `X` and `sample_weight` as in `LinearClassifier.fit`; `y` array-like of numbers, shape (n_samples,).
+        """
+        self._check_parameters()
+        return self._learn(X, y, sample_weight, self.epochs, True, True)
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Regressor:
+        """Train on, with one pass over these samples, at the present `lr`, `l1` and `l2` (`set_params` changes them)."""
+        self._check_parameters()
+        return self._learn(X, y, sample_weight, 1, not hasattr(self, "_models"), False)
+
+    def predict(self, X: Any) -> Array:
+        """Predictions, shape (n_samples,)."""
+        z = self._scores(X)
+        return np.exp(z) if self.loss == "poisson" else z

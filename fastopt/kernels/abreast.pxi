@@ -6,7 +6,8 @@ ctypedef void (*lanes_gather_t)(Py_ssize_t n, Py_ssize_t lanes, int n_states, vo
 ctypedef void (*lanes_scatter_t)(Py_ssize_t n, Py_ssize_t lanes, int n_states, const void *p, const void *s, Py_ssize_t room,
                                  void *records, const int32_t *ids, const void *down, const void *rates,
                                  const void *move) noexcept nogil
-ctypedef void (*lanes_scores_t)(Py_ssize_t n, Py_ssize_t lanes, double *z, const void *p, const void *x) noexcept nogil
+ctypedef void (*lanes_scores_t)(Py_ssize_t n, Py_ssize_t lanes, double *z, double *sums, const void *p,
+                               const void *x) noexcept nogil
 ctypedef void (*lanes_gradients_t)(Py_ssize_t n, Py_ssize_t lanes, void *g, const void *slopes, const void *x) noexcept nogil
 ctypedef void (*lanes_learn_t)(Py_ssize_t n, double *z, const double *y, double a, double w, void *slopes,
                                double *sums) noexcept nogil
@@ -49,11 +50,17 @@ cdef struct Abreast:
 cdef inline void fetch_wide(const char *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t width) noexcept nogil:
     # The first lines of each record; the hardware sees the others coming.
     cdef Py_ssize_t j, line, end = width if width < 256 else 256
-    for j in range(n):
-        line = 0
-        while line < end:
-            FO_PREFETCH(records + ids[j] * width + line)
-            line += 64
+    if end <= 64:
+        for j in range(n):
+            FO_PREFETCH(records + ids[j] * width)
+    elif end <= 128:
+        for j in range(n):
+            FO_PREFETCH(records + ids[j] * width)
+            FO_PREFETCH(records + ids[j] * width + 64)
+    else:
+        for j in range(n):
+            for line in range(0, end, 64):
+                FO_PREFETCH(records + ids[j] * width + line)
 
 
 cdef inline void rescale(const Abreast *m, real *up, real *down) noexcept nogil:
@@ -98,8 +105,9 @@ cdef void train_abreast(const Abreast *m, real *p) noexcept nogil:
     cdef real *down = up + lanes
     cdef real *slopes = down + lanes
     cdef double *z = <double *>(slopes + 2 * lanes)
-    cdef double *y = z + lanes
-    cdef double *spare = y + lanes
+    cdef double *own_sums = z + lanes
+    cdef double *spare = own_sums + PAD * 8
+    cdef double *y = spare + lanes              # and one for samples that are of no model
     cdef real *bias = <real *>m.bias
     cdef const real *data = <const real *>m.data
     cdef const real *weights = <const real *>m.weights
@@ -121,6 +129,10 @@ cdef void train_abreast(const Abreast *m, real *p) noexcept nogil:
         if m.order != NULL:                 # rows lie scattered: fetch where they begin, then what they hold
             if i + 24 < m.n:
                 FO_PREFETCH_READ(m.indptr + m.order[i + 24])
+                if m.classes != NULL:
+                    FO_PREFETCH_READ(m.classes + m.order[i + 24])
+                else:
+                    FO_PREFETCH_READ(<const real *>m.y + m.order[i + 24])
             if i + 8 < m.n:
                 ahead = m.indptr[m.order[i + 8]]
                 j = m.indptr[m.order[i + 8] + 1]
@@ -144,7 +156,7 @@ cdef void train_abreast(const Abreast *m, real *p) noexcept nogil:
         if m.prefetch and i + 2 < m.n:
             at = m.order[i + 2] if m.order != NULL else i + 2
             fetch_wide(m.records, m.indices + m.indptr[at], m.indptr[at + 1] - m.indptr[at], width)
-        m.scores(total, lanes, z, p, x)
+        m.scores(total, lanes, z, own_sums, p, x)
         if m.classes != NULL:
             y[m.classes[r]] = 1
         else:
@@ -227,7 +239,7 @@ def abreast(addresses, str span, int n_states, str loss, double parameter, Py_ss
     m.prefetch = prefetching and records.nbytes > 1 << 19
     m.longest = (longest + 1 + 2 * PAD - 1) // PAD * PAD
     m.room = m.longest * lanes
-    memory = <char *>PyMem_Calloc((7 * m.room + 7 * m.longest + 4 * lanes) * itemsize + 24 * lanes + 64, 1)
+    memory = <char *>PyMem_Calloc((7 * m.room + 7 * m.longest + 4 * lanes) * itemsize + (3 * lanes + PAD * 8 + 1) * 8 + 64, 1)
     if memory == NULL:
         raise MemoryError
     at = <size_t>memory

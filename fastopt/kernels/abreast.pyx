@@ -16,52 +16,36 @@ cdef enum:
     GROUP = 8
 
 
-cdef inline void times(const Py_ssize_t n, rw to, ro a, ro b) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(n):
-        to[l] = a[l] * b[l]
-
-
-cdef inline void copied(const Py_ssize_t n, rw to, ro a) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(n):
-        to[l] = a[l]
-
-
-cdef inline void moved(const Py_ssize_t n, rw to, ro down, ro p, ro rates, ro move) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(n):
-        to[l] = down[l] * (p[l] + rates[l] * move[l])
-
-
 # Records into blocks, and back: weights are scaled by `up` and `down`, a number for each model.
 
 cdef inline void collect(Py_ssize_t n, const Py_ssize_t lanes, const int n_states, real *p, real *s, Py_ssize_t room,
                          const real *records, const int32_t *ids, const real *up) noexcept nogil:
-    cdef Py_ssize_t j
+    cdef Py_ssize_t j, l
     cdef int q
     cdef const real *at
     for j in range(n):
         at = records + ids[j] * ((1 + n_states) * lanes)
-        times(lanes, p + j * lanes, at, up)
-        for q in range(n_states):
-            copied(lanes, s + q * room + j * lanes, at + (1 + q) * lanes)
+        for l in range(0, lanes, 8):
+            times8(p + j * lanes + l, at + l, up + l)
+            for q in range(n_states):
+                copy8(s + q * room + j * lanes + l, at + (1 + q) * lanes + l)
 
 
-cdef inline void spread_out(Py_ssize_t n, const Py_ssize_t lanes, const int n_states, const real *p, const real *s,
-                            Py_ssize_t room, real *records, const int32_t *ids, const real *down, const real *rates,
-                            const real *move) noexcept nogil:
-    cdef Py_ssize_t j
+cdef inline void give_back(Py_ssize_t n, const Py_ssize_t lanes, const int n_states, const real *p, const real *s,
+                           Py_ssize_t room, real *records, const int32_t *ids, const real *down, const real *rates,
+                           const real *move) noexcept nogil:
+    cdef Py_ssize_t j, l
     cdef int q
     cdef real *at
     for j in range(n):
         at = records + ids[j] * ((1 + n_states) * lanes)
-        if rates != NULL:
-            moved(lanes, at, down, p + j * lanes, rates, move + j * lanes)
-        else:
-            times(lanes, at, p + j * lanes, down)
-        for q in range(n_states):
-            copied(lanes, at + (1 + q) * lanes, s + q * room + j * lanes)
+        for l in range(0, lanes, 8):
+            if rates != NULL:
+                moved8(at + l, down + l, p + j * lanes + l, rates + l, move + j * lanes + l)
+            else:
+                times8(at + l, p + j * lanes + l, down + l)
+            for q in range(n_states):
+                copy8(at + (1 + q) * lanes + l, s + q * room + j * lanes + l)
 
 
 cdef void lanes_gather(Py_ssize_t n, Py_ssize_t lanes, int n_states, real *p, real *s, Py_ssize_t room, const real *records,
@@ -70,8 +54,8 @@ cdef void lanes_gather(Py_ssize_t n, Py_ssize_t lanes, int n_states, real *p, re
         collect(n, GROUP, 0, p, s, room, records, ids, up)
     elif lanes == GROUP and n_states == 1:
         collect(n, GROUP, 1, p, s, room, records, ids, up)
-    elif lanes == GROUP:
-        collect(n, GROUP, n_states, p, s, room, records, ids, up)
+    elif lanes == GROUP and n_states == 2:
+        collect(n, GROUP, 2, p, s, room, records, ids, up)
     else:
         collect(n, lanes, n_states, p, s, room, records, ids, up)
 
@@ -80,56 +64,56 @@ cdef void lanes_scatter(Py_ssize_t n, Py_ssize_t lanes, int n_states, const real
                         real *records, const int32_t *ids, const real *down, const real *rates,
                         const real *move) noexcept nogil:
     # With `rates`: the weights are p + rates * move.
-    if lanes == GROUP and rates != NULL and n_states == 0:
-        spread_out(n, GROUP, 0, p, s, room, records, ids, down, rates, move)
-    elif lanes == GROUP and rates != NULL and n_states == 1:
-        spread_out(n, GROUP, 1, p, s, room, records, ids, down, rates, move)
-    elif lanes == GROUP and rates != NULL:
-        spread_out(n, GROUP, n_states, p, s, room, records, ids, down, rates, move)
-    elif lanes == GROUP:
-        spread_out(n, GROUP, n_states, p, s, room, records, ids, down, NULL, move)
+    if lanes == GROUP and n_states == 0:
+        give_back(n, GROUP, 0, p, s, room, records, ids, down, rates, move)
+    elif lanes == GROUP and n_states == 1:
+        give_back(n, GROUP, 1, p, s, room, records, ids, down, rates, move)
+    elif lanes == GROUP and n_states == 2:
+        give_back(n, GROUP, 2, p, s, room, records, ids, down, rates, move)
     else:
-        spread_out(n, lanes, n_states, p, s, room, records, ids, down, rates, move)
+        give_back(n, lanes, n_states, p, s, room, records, ids, down, rates, move)
 
 
 # Scores: for each model the dot product of scores.pyx, in its order.
 
-cdef inline void add_products(rwd to, ro p, double x) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(GROUP):
-        to[l] = to[l] + x * <double>p[l]
-
-
-cdef inline void add_doubles(const Py_ssize_t n, rwd to, rod a) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(n):
-        to[l] = to[l] + a[l]
-
-
-cdef void lanes_scores(Py_ssize_t n, Py_ssize_t lanes, double *z, const real *p, const real *x) noexcept nogil:
-    cdef double sums[LANES * GROUP]
+cdef inline void scores_of(Py_ssize_t n, const Py_ssize_t lanes, double *z, double *sums, const real *p,
+                            const real *x) noexcept nogil:
+    # `sums`: room for 16 groups, aligned to whole lines of the cache.
     cdef Py_ssize_t c, start, stop, j
+    cdef int half
     for c in range(0, lanes, 8):
-        memset(z + c, 0, GROUP * sizeof(double))
+        zero8(z + c)
         for start in range(0, n, 1024):
             stop = start + 1024 if start + 1024 < n else n
-            memset(sums, 0, sizeof(sums))
+            for j in range(LANES):
+                zero8(sums + j * GROUP)
             for j in range(start, stop):
-                add_products(sums + (j & (LANES - 1)) * GROUP, p + j * lanes + c, x[j])
-            add_doubles(8 * GROUP, sums, sums + 8 * GROUP)
-            add_doubles(4 * GROUP, sums, sums + 4 * GROUP)
-            add_doubles(2 * GROUP, sums, sums + 2 * GROUP)
-            add_doubles(GROUP, sums, sums + GROUP)
-            add_doubles(GROUP, z + c, sums)
+                products8(sums + (j & (LANES - 1)) * GROUP, p + j * lanes + c, x[j])
+            half = LANES // 2
+            while half > 0:
+                for j in range(half):
+                    add8(sums + j * GROUP, sums + (j + half) * GROUP)
+                half = half // 2
+            add8(z + c, sums)
+
+
+cdef void lanes_scores(Py_ssize_t n, Py_ssize_t lanes, double *z, double *sums, const real *p,
+                            const real *x) noexcept nogil:
+    if lanes == GROUP:
+        scores_of(n, GROUP, z, sums, p, x)
+    else:
+        scores_of(n, lanes, z, sums, p, x)
 
 
 cdef void lanes_gradients(Py_ssize_t n, Py_ssize_t lanes, real *g, const real *slopes, const real *x) noexcept nogil:
-    cdef Py_ssize_t j
-    for j in range(n):
-        if lanes == GROUP:
-            spread(GROUP, g + j * GROUP, slopes, x[j])
-        else:
-            spread(lanes, g + j * lanes, slopes, x[j])
+    cdef Py_ssize_t j, l
+    if lanes == GROUP:
+        for j in range(n):
+            scaled8(g + j * GROUP, slopes, x[j])
+    else:
+        for j in range(n):
+            for l in range(0, lanes, 8):
+                scaled8(g + j * lanes + l, slopes + l, x[j])
 
 
 # Losses: their derivatives are those of scores.pyx, and their values are added to `sums`, times the sample's weight. What is

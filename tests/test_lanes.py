@@ -11,7 +11,6 @@ from settings import assert_bits, native_builds
 from sklearn.linear_model import LogisticRegression
 from test_models import LOSSES, NAMES, STEEP, rows
 
-import fastopt
 from fastopt import kernels, scores
 from fastopt.errors import HyperParameterError, NonFiniteError, StateError, UnsupportedError
 from fastopt.models import LinearClassifier, LinearRegressor, lanes
@@ -23,7 +22,6 @@ from fastopt.optimizers.base import by_name
 
 scipy_sparse = pytest.importorskip("scipy.sparse")
 RATES = [0.001, 0.3, 0.02, 0.05, 0.1, 0.5, 0.01, 0.2]
-SEARCHED = [name for name in NAMES if lanes.has_rate(by_name(name)[0])]
 
 
 def arguments(name, dtype, backend, *, loss="log_loss", lr=0.05, l2=0.0, fit_intercept=True, n_features=1100):
@@ -166,7 +164,7 @@ def log_loss(model, X, y):
     return -np.log(np.maximum(model.predict_proba(X)[np.arange(len(y)), y], 1e-15)).mean()
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "adam", "ftrl"])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "rmsprop", "ftrl"])
 def test_search_is_as_good_as_the_best_of_single_fits(name, rng):
     X, y = problem(rng, noise=3.0)
     train, test = slice(0, 5000), slice(5000, None)
@@ -273,7 +271,6 @@ def test_a_model_that_searched_is_saved(rng, tmp_path):
     [
         ({"mode": "minibatch"}, "mode='minibatch' wants others"),
         ({"l1": 0.1}, "no l1"),
-        ({"optimizer": "rprop"}, "no learning rate"),
         ({"multi_class": "multinomial"}, "needs mode='sequential'"),
     ],
 )
@@ -329,12 +326,11 @@ def test_multinomial_reaches_the_optimum_of_scikit_learn(rng):
     y = (X @ rng.standard_normal((5, 4)) + rng.gumbel(size=(300, 4))).argmax(axis=1)
     l2 = 0.01
     peer = LogisticRegression(C=1 / (l2 * 300), tol=1e-10, max_iter=1000).fit(X, y)
-    rate = fastopt.schedules.InverseTime(0.1, 1 / 3000)
     model = LinearClassifier("log_loss", multi_class="multinomial", optimizer="sgd", lr=0.02, l2=l2, epochs=300, random_state=0)
     model.fit(X, y)
-    del rate
-    model.set_params(warm_start=True, lr=0.0005, epochs=300, average=True).fit(X, y)
-    np.testing.assert_allclose(model.predict_proba(X), peer.predict_proba(X), rtol=0, atol=0.01)
+    for rate in (0.002, 0.0002):
+        model.set_params(warm_start=True, lr=rate, epochs=400).fit(X, y)
+    np.testing.assert_allclose(model.predict_proba(X), peer.predict_proba(X), rtol=0, atol=0.002)
     np.testing.assert_allclose(model.predict_proba(X).sum(axis=1), 1, rtol=0, atol=1e-12)
     other = model.to_sklearn()
     np.testing.assert_allclose(other.predict_proba(X), model.predict_proba(X), rtol=0, atol=1e-12)

@@ -89,11 +89,14 @@ class LaneTrainer:
         except MemoryError as e:
             raise MemoryError(f"{plan}, which cannot be had; {way_out}") from e
         self._bias = np.zeros(shape[1], self.dtype) if fit_intercept else None
+        own = [options] if rates is None else [{**options, "lr": rate} for rate in rates]
         for k, name in enumerate(states, 1):
-            if value := optimizer.start(name, options):
-                self.records[:, k] = value
+            values = np.zeros(self.lanes)
+            values[:n_models] = [optimizer.start(name, o) for o in own]
+            if values.any():
+                self.records[:, k] = values
                 if self.bias is not None:
-                    self.bias[k] = value
+                    self.bias[k] = values
         self.steps = 0
         self.scale = np.ones(self.lanes)
         self.sums = np.zeros(self.lanes)  # of the losses of samples before they were learned, by weight
@@ -289,21 +292,11 @@ class Lane:
 
 #: The middle of the rates that are tried, as a power of two; of others the nearest to the default rate. A rate of Adagrad and its
 #: like is about the first step of a weight, whatever the size of the features.
-MIDDLE = {"adagrad": -2, "ftrl": -2, "adaptiverevision": -2}
+MIDDLE = {"adagrad": -3, "ftrl": -3, "adaptiverevision": -3}
 #: Of these by the mean squared length of a row, for a step moves a score by rate times slope times that; with momentum each
 #: gradient is followed about ten times.
-BY_LENGTH = {"sgd": -1, "asgd": -1, "nag": -4, "momentum": -4}
+BY_LENGTH = {"sgd": -2, "asgd": -2, "nag": -5, "momentum": -5}
 ROWS = 1024  # of which the mean length is taken
-
-
-def has_rate(optimizer: type[Optimizer]) -> bool:
-    """Whether a step depends on the learning rate."""
-    t, dtype = np.arange(1, 2), np.dtype(np.float64)
-    one, other = (
-        tables.scalar_table(optimizer, optimizer.fill_options({"lr": lr}), t, dtype, 0)[0][:, tables.SPAN :]
-        for lr in (0.25, 0.5)
-    )
-    return not np.array_equal(one, other)
 
 
 class AutoTrainer:
@@ -312,7 +305,7 @@ class AutoTrainer:
     That is the one with the least mean loss of samples before they were learned, over the second half of each pass or call;
     one that diverged is never it. Rates are powers of two. The rate that is best for one pass is too large for
     several, so it is divided by the number of passes from that of the choice on; by its root where the optimizer's steps become
-    smaller by themselves, for they are divided by sums over the past.
+    smaller by themselves, for they are divided by sums over the past; not at all where the states hold the rate, as FTRL's do.
     """
 
     def __init__(self, name: str, *arguments: Any) -> None:
@@ -320,13 +313,13 @@ class AutoTrainer:
         self.by_length = name in BY_LENGTH
         default = signature(optimizer).parameters["lr"].default
         middle = BY_LENGTH.get(name, MIDDLE.get(name, round(math.log2(default))))
-        self.rates = [2.0 ** (middle + k) for k in range(-4, 4)]
+        self.rates = [2.0 ** (middle + k) for k in range(-3, 5)]
         options = {**options, "lr": self.rates[0]}
         self.lanes: LaneTrainer | None = LaneTrainer(GROUP, n_features, dtype, optimizer, options, *rest, rates=self.rates)
         self.single = SampleTrainer(n_features, dtype, optimizer, options, *rest)
         self.dtype, self.losses = self.single.dtype, np.full(GROUP, np.nan)
         states = self.single.laws[1 : 1 + len(self.single.rule.states)]
-        self.fall = 0.5 if states and set(states) == {"sum"} else 1.0
+        self.fall = 0.0 if optimizer.pace is None else 0.5 if states and set(states) == {"sum"} else 1.0
         self.seen = self.passes = 0
         self.chosen: int | None = None
         self.l2 = 0.0

@@ -16,10 +16,10 @@ from .. import checks, kernels
 from ..checks import Array
 from ..csr import checked_csr
 from ..errors import HyperParameterError, StateError, UnsupportedError
-from ..optimizers.base import by_name, choose_backend
+from ..optimizers.base import choose_backend
 from .batches import BatchTrainer
 from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor, Watch
-from .lanes import GROUP, AutoTrainer, Lane, LaneTrainer, has_rate
+from .lanes import GROUP, AutoTrainer, Lane, LaneTrainer
 from .samples import SampleTrainer
 
 
@@ -35,15 +35,12 @@ class Linear(Estimator):
         if not self._searches():
             super()._check_rate()
             return
-        cls, _ = by_name(self.optimizer)
         if self.mode == "minibatch":
             raise UnsupportedError(
                 "lr='auto' compares rates for steps of single samples, and mode='minibatch' wants others; give it a number"
             )
         if self._lasso():
             raise UnsupportedError("lr='auto' has no l1; give lr a number, or use optimizer='ftrl'")
-        if not has_rate(cls):
-            raise UnsupportedError(f"lr='auto' has nothing to choose: {cls.__name__} has no learning rate; give a number")
 
     def _searches(self) -> bool:
         return isinstance(self.lr, str) and self.lr == "auto"

@@ -207,7 +207,7 @@ def abreast(
                 bias[:] = blocks[:, :, m].ravel()
             blocks = blocks[:, :, :m]
             blocks[0] = down[:, np.newaxis] * blocks[0]
-            records[ids] = blocks.transpose(2, 0, 1).reshape(m, -1)
+            records[ids] = blocks.transpose(2, 0, 1).reshape(m, records.shape[1])
             scale *= shrink
 
 

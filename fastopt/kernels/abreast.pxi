@@ -7,7 +7,7 @@ ctypedef void (*lanes_scatter_t)(Py_ssize_t n, Py_ssize_t lanes, int n_states, c
                                  void *records, const int32_t *ids, const void *down, const void *rates,
                                  const void *move) noexcept nogil
 ctypedef void (*lanes_scores_t)(Py_ssize_t n, Py_ssize_t lanes, double *z, double *sums, const void *p,
-                               const void *x) noexcept nogil
+                                const void *x) noexcept nogil
 ctypedef void (*lanes_gradients_t)(Py_ssize_t n, Py_ssize_t lanes, void *g, const void *slopes, const void *x) noexcept nogil
 ctypedef void (*lanes_learn_t)(Py_ssize_t n, double *z, const double *y, double a, double w, void *slopes,
                                double *sums) noexcept nogil
@@ -64,34 +64,34 @@ cdef inline void fetch_wide(const char *records, const int32_t *ids, Py_ssize_t 
 
 
 cdef inline void rescale(const Abreast *m, real *up, real *down) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(m.lanes):
-        up[l] = <real>m.scale[l]
-        down[l] = <real>(1.0 / m.scale[l])
+    cdef Py_ssize_t k
+    for k in range(m.lanes):
+        up[k] = <real>m.scale[k]
+        down[k] = <real>(1.0 / m.scale[k])
 
 
 cdef inline void each_apart(const Abreast *m, Py_ssize_t n, real *p, const real *g, real *s, real *own,
                             const char *h) noexcept nogil:
     # The span on one model after the other, each with scalars of its own.
-    cdef Py_ssize_t lanes = m.lanes, far = m.longest, l, j, padded = (n + PAD - 1) // PAD * PAD
+    cdef Py_ssize_t lanes = m.lanes, far = m.longest, k, j, padded = (n + PAD - 1) // PAD * PAD
     cdef real *own_s = own + 2 * far
     cdef int q
-    for l in range(lanes):
+    for k in range(lanes):
         for j in range(n):
-            own[j] = p[j * lanes + l]
-            own[far + j] = g[j * lanes + l]
+            own[j] = p[j * lanes + k]
+            own[far + j] = g[j * lanes + k]
         memset(own + n, 0, (padded - n) * sizeof(real))
         memset(own + far + n, 0, (padded - n) * sizeof(real))
         for q in range(m.n_states):
             for j in range(n):
-                own_s[q * far + j] = s[q * m.room + j * lanes + l]
+                own_s[q * far + j] = s[q * m.room + j * lanes + k]
             memset(own_s + q * far + n, 0, (padded - n) * sizeof(real))
-        m.span(padded, own, own + far, own_s, own_s + far, own_s + 2 * far, own_s + 3 * far, h + l * m.h_apart)
+        m.span(padded, own, own + far, own_s, own_s + far, own_s + 2 * far, own_s + 3 * far, h + k * m.h_apart)
         for j in range(n):
-            p[j * lanes + l] = own[j]
+            p[j * lanes + k] = own[j]
         for q in range(m.n_states):
             for j in range(n):
-                s[q * m.room + j * lanes + l] = own_s[q * far + j]
+                s[q * m.room + j * lanes + k] = own_s[q * far + j]
 
 
 cdef void train_abreast(const Abreast *m, real *p) noexcept nogil:
@@ -114,12 +114,12 @@ cdef void train_abreast(const Abreast *m, real *p) noexcept nogil:
     cdef const real *rates = NULL
     cdef const char *h
     cdef const int32_t *ids
-    cdef Py_ssize_t i, r, n, total, all, padded, j, at, ahead, l
+    cdef Py_ssize_t i, r, n, total, all, padded, j, at, ahead, k
     cdef int q
     cdef bint shrinks = False
-    for l in range(lanes):
-        shrinks = shrinks or m.shrink[l] != 1
-        y[l] = -1
+    for k in range(lanes):
+        shrinks = shrinks or m.shrink[k] != 1
+        y[k] = -1
     rescale(m, up, down)
     for i in range(m.n):
         r = m.order[i] if m.order != NULL else i
@@ -160,8 +160,8 @@ cdef void train_abreast(const Abreast *m, real *p) noexcept nogil:
         if m.classes != NULL:
             y[m.classes[r]] = 1
         else:
-            for l in range(lanes):
-                y[l] = (<const real *>m.y)[r]
+            for k in range(lanes):
+                y[k] = (<const real *>m.y)[r]
         m.learn(lanes, z, y, m.parameter, weights[r] if weights != NULL else 1.0, slopes, m.sums if i >= m.look else spare)
         if m.classes != NULL:
             y[m.classes[r]] = -1
@@ -183,13 +183,13 @@ cdef void train_abreast(const Abreast *m, real *p) noexcept nogil:
             m.span(padded, p, g, s, s + room, s + 2 * room, s + 3 * room, h)
         m.scatter(n, lanes, m.n_states, p, s, room, m.records, ids, down, rates, move)
         if bias != NULL:
-            for l in range(lanes):
-                bias[l] = p[n * lanes + l] + rates[l] * move[n * lanes + l] if rates != NULL else p[n * lanes + l]
+            for k in range(lanes):
+                bias[k] = p[n * lanes + k] + rates[k] * move[n * lanes + k] if rates != NULL else p[n * lanes + k]
             for q in range(m.n_states):
                 memcpy(bias + (1 + q) * lanes, s + q * room + n * lanes, lanes * sizeof(real))
         if shrinks:
-            for l in range(lanes):
-                m.scale[l] = m.scale[l] * m.shrink[l]
+            for k in range(lanes):
+                m.scale[k] = m.scale[k] * m.shrink[k]
 
 
 def abreast(addresses, str span, int n_states, str loss, double parameter, Py_ssize_t lanes, records, bias, indptr, indices,

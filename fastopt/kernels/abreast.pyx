@@ -1,5 +1,5 @@
 # Models side by side ("lanes"): what the driver of abreast.pxi needs beside a span. The weights of a feature in all models lie
-# together, and so does each of its states: number k of model l stands at k * lanes + l of the feature's record. Models come in
+# together, and so does each of its states: number i of model k stands at i * lanes + k of the feature's record. Models come in
 # groups of GROUP, so that one vector instruction serves several.
 
 from libc.math cimport INFINITY
@@ -20,32 +20,32 @@ cdef enum:
 
 cdef inline void collect(Py_ssize_t n, const Py_ssize_t lanes, const int n_states, real *p, real *s, Py_ssize_t room,
                          const real *records, const int32_t *ids, const real *up) noexcept nogil:
-    cdef Py_ssize_t j, l
+    cdef Py_ssize_t j, k
     cdef int q
     cdef const real *at
     for j in range(n):
         at = records + ids[j] * ((1 + n_states) * lanes)
-        for l in range(0, lanes, 8):
-            times8(p + j * lanes + l, at + l, up + l)
+        for k in range(0, lanes, 8):
+            times8(p + j * lanes + k, at + k, up + k)
             for q in range(n_states):
-                copy8(s + q * room + j * lanes + l, at + (1 + q) * lanes + l)
+                copy8(s + q * room + j * lanes + k, at + (1 + q) * lanes + k)
 
 
 cdef inline void give_back(Py_ssize_t n, const Py_ssize_t lanes, const int n_states, const real *p, const real *s,
                            Py_ssize_t room, real *records, const int32_t *ids, const real *down, const real *rates,
                            const real *move) noexcept nogil:
-    cdef Py_ssize_t j, l
+    cdef Py_ssize_t j, k
     cdef int q
     cdef real *at
     for j in range(n):
         at = records + ids[j] * ((1 + n_states) * lanes)
-        for l in range(0, lanes, 8):
+        for k in range(0, lanes, 8):
             if rates != NULL:
-                moved8(at + l, down + l, p + j * lanes + l, rates + l, move + j * lanes + l)
+                moved8(at + k, down + k, p + j * lanes + k, rates + k, move + j * lanes + k)
             else:
-                times8(at + l, p + j * lanes + l, down + l)
+                times8(at + k, p + j * lanes + k, down + k)
             for q in range(n_states):
-                copy8(at + (1 + q) * lanes + l, s + q * room + j * lanes + l)
+                copy8(at + (1 + q) * lanes + k, s + q * room + j * lanes + k)
 
 
 cdef void lanes_gather(Py_ssize_t n, Py_ssize_t lanes, int n_states, real *p, real *s, Py_ssize_t room, const real *records,
@@ -77,7 +77,7 @@ cdef void lanes_scatter(Py_ssize_t n, Py_ssize_t lanes, int n_states, const real
 # Scores: for each model the dot product of scores.pyx, in its order.
 
 cdef inline void scores_of(Py_ssize_t n, const Py_ssize_t lanes, double *z, double *sums, const real *p,
-                            const real *x) noexcept nogil:
+                           const real *x) noexcept nogil:
     # `sums`: room for 16 groups, aligned to whole lines of the cache.
     cdef Py_ssize_t c, start, stop, j
     cdef int half
@@ -98,7 +98,7 @@ cdef inline void scores_of(Py_ssize_t n, const Py_ssize_t lanes, double *z, doub
 
 
 cdef void lanes_scores(Py_ssize_t n, Py_ssize_t lanes, double *z, double *sums, const real *p,
-                            const real *x) noexcept nogil:
+                       const real *x) noexcept nogil:
     if lanes == GROUP:
         scores_of(n, GROUP, z, sums, p, x)
     else:
@@ -106,14 +106,14 @@ cdef void lanes_scores(Py_ssize_t n, Py_ssize_t lanes, double *z, double *sums, 
 
 
 cdef void lanes_gradients(Py_ssize_t n, Py_ssize_t lanes, real *g, const real *slopes, const real *x) noexcept nogil:
-    cdef Py_ssize_t j, l
+    cdef Py_ssize_t j, k
     if lanes == GROUP:
         for j in range(n):
             scaled8(g + j * GROUP, slopes, x[j])
     else:
         for j in range(n):
-            for l in range(0, lanes, 8):
-                scaled8(g + j * lanes + l, slopes + l, x[j])
+            for k in range(0, lanes, 8):
+                scaled8(g + j * lanes + k, slopes + k, x[j])
 
 
 # Losses: their derivatives are those of scores.pyx, and their values are added to `sums`, times the sample's weight. What is
@@ -172,103 +172,103 @@ cdef inline double quantile_value(double z, double y, double a) noexcept nogil:
 
 
 cdef void lanes_log_loss(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
-    cdef Py_ssize_t l
+    cdef Py_ssize_t k
     cdef double e
-    for l in range(n):
-        e = exp_flat(y[l] * z[l])
-        slopes[l] = <real>(w * (-y[l] / (1.0 + e)))
-        sums[l] = sums[l] + w * log_loss_value(z[l], y[l], a, e)
+    for k in range(n):
+        e = exp_flat(y[k] * z[k])
+        slopes[k] = <real>(w * (-y[k] / (1.0 + e)))
+        sums[k] = sums[k] + w * log_loss_value(z[k], y[k], a, e)
 
 
 cdef void lanes_poisson(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
-    cdef Py_ssize_t l
+    cdef Py_ssize_t k
     cdef double e
-    for l in range(n):
-        e = exp_flat(z[l])
-        slopes[l] = <real>(w * (e - y[l]))
-        sums[l] = sums[l] + w * (e - y[l] * z[l])
+    for k in range(n):
+        e = exp_flat(z[k])
+        slopes[k] = <real>(w * (e - y[k]))
+        sums[k] = sums[k] + w * (e - y[k] * z[k])
 
 
 cdef void lanes_hinge(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(n):
-        slopes[l] = <real>(w * hinge(z[l], y[l], a))
-        sums[l] = sums[l] + w * hinge_value(z[l], y[l], a)
+    cdef Py_ssize_t k
+    for k in range(n):
+        slopes[k] = <real>(w * hinge(z[k], y[k], a))
+        sums[k] = sums[k] + w * hinge_value(z[k], y[k], a)
 
 
 cdef void lanes_squared_hinge(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(n):
-        slopes[l] = <real>(w * squared_hinge(z[l], y[l], a))
-        sums[l] = sums[l] + w * squared_hinge_value(z[l], y[l], a)
+    cdef Py_ssize_t k
+    for k in range(n):
+        slopes[k] = <real>(w * squared_hinge(z[k], y[k], a))
+        sums[k] = sums[k] + w * squared_hinge_value(z[k], y[k], a)
 
 
 cdef void lanes_modified_huber(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(n):
-        slopes[l] = <real>(w * modified_huber(z[l], y[l], a))
-        sums[l] = sums[l] + w * modified_huber_value(z[l], y[l], a)
+    cdef Py_ssize_t k
+    for k in range(n):
+        slopes[k] = <real>(w * modified_huber(z[k], y[k], a))
+        sums[k] = sums[k] + w * modified_huber_value(z[k], y[k], a)
 
 
 cdef void lanes_squared_error(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(n):
-        slopes[l] = <real>(w * squared_error(z[l], y[l], a))
-        sums[l] = sums[l] + w * squared_error_value(z[l], y[l], a)
+    cdef Py_ssize_t k
+    for k in range(n):
+        slopes[k] = <real>(w * squared_error(z[k], y[k], a))
+        sums[k] = sums[k] + w * squared_error_value(z[k], y[k], a)
 
 
 cdef void lanes_huber(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(n):
-        slopes[l] = <real>(w * huber(z[l], y[l], a))
-        sums[l] = sums[l] + w * huber_value(z[l], y[l], a)
+    cdef Py_ssize_t k
+    for k in range(n):
+        slopes[k] = <real>(w * huber(z[k], y[k], a))
+        sums[k] = sums[k] + w * huber_value(z[k], y[k], a)
 
 
 cdef void lanes_epsilon_insensitive(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(n):
-        slopes[l] = <real>(w * epsilon_insensitive(z[l], y[l], a))
-        sums[l] = sums[l] + w * epsilon_insensitive_value(z[l], y[l], a)
+    cdef Py_ssize_t k
+    for k in range(n):
+        slopes[k] = <real>(w * epsilon_insensitive(z[k], y[k], a))
+        sums[k] = sums[k] + w * epsilon_insensitive_value(z[k], y[k], a)
 
 
 cdef void lanes_squared_epsilon_insensitive(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(n):
-        slopes[l] = <real>(w * squared_epsilon_insensitive(z[l], y[l], a))
-        sums[l] = sums[l] + w * squared_epsilon_insensitive_value(z[l], y[l], a)
+    cdef Py_ssize_t k
+    for k in range(n):
+        slopes[k] = <real>(w * squared_epsilon_insensitive(z[k], y[k], a))
+        sums[k] = sums[k] + w * squared_epsilon_insensitive_value(z[k], y[k], a)
 
 
 cdef void lanes_quantile(Py_ssize_t n, rod z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(n):
-        slopes[l] = <real>(w * quantile(z[l], y[l], a))
-        sums[l] = sums[l] + w * quantile_value(z[l], y[l], a)
+    cdef Py_ssize_t k
+    for k in range(n):
+        slopes[k] = <real>(w * quantile(z[k], y[k], a))
+        sums[k] = sums[k] + w * quantile_value(z[k], y[k], a)
 
 
-# One model of `a` classes, each a lane: the probability of each, less 1 for the class that it was. Sums as in lanes.pxi. The loss
-# is that of the model, in the first of the sums.
+# One model of `a` classes, each a lane: the probability of each, less 1 for the class that it was. Sums as in lanes.pxi. The
+# loss is that of the model, in the first of the sums.
 
 cdef void lanes_multinomial(Py_ssize_t n, rwd z, rod y, double a, double w, rw slopes, rwd sums) noexcept nogil:
     # The scores are overwritten.
-    cdef Py_ssize_t classes = <Py_ssize_t>a, l, j, start, stop
+    cdef Py_ssize_t classes = <Py_ssize_t>a, k, j, start, stop
     cdef double lane[LANES]
     cdef double most = z[0], total = 0, mine = 0
-    for l in range(classes):
-        most = z[l] if z[l] > most else most
-    for l in range(classes):
-        mine = z[l] - most if y[l] > 0.0 else mine
-    for l in range(classes):
-        z[l] = exp_flat(z[l] - most)
-    for l in range(classes, n):
-        z[l] = 0                            # adds nothing to a sum
+    for k in range(classes):
+        most = z[k] if z[k] > most else most
+    for k in range(classes):
+        mine = z[k] - most if y[k] > 0.0 else mine
+    for k in range(classes):
+        z[k] = exp_flat(z[k] - most)
+    for k in range(classes, n):
+        z[k] = 0                            # adds nothing to a sum
     for start in range(0, n, 1024):
         stop = start + 1024 if start + 1024 < n else n
         memset(lane, 0, sizeof(lane))
         for j in range(start, stop):
             lane[j & (LANES - 1)] = lane[j & (LANES - 1)] + z[j]
         total = total + fold(lane)
-    for l in range(n):
-        slopes[l] = <real>(w * (z[l] / total - (1.0 if y[l] > 0.0 else 0.0)))
+    for k in range(n):
+        slopes[k] = <real>(w * (z[k] / total - (1.0 if y[k] > 0.0 else 0.0)))
     sums[0] = sums[0] + w * (log64(total) - mine if total < INFINITY else total)
 
 

@@ -294,8 +294,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
                     continue
                 loss = self._mean_loss(models, watch, targets[which])
                 if self.verbose:
-                    start, end = which.start, which.start + len(models)
-                    whose = "" if len(jobs) == 1 else f"class {start}, " if len(models) == 1 else f"classes {start} to {end - 1}, "
+                    first, last = which.start, which.start + len(models) - 1
+                    whose = f"class {first}, " if first == last else f"classes {first} to {last}, "
+                    whose = "" if len(jobs) == 1 else whose
                     kind = "validation" if stops and self.early_stopping else "training"
                     print(f"{whose}epoch {epoch + 1}: {kind} loss {loss:.6g}")
                 waited = 0 if loss < best - (self.tol or 0.0) else waited + 1

@@ -3,6 +3,7 @@ one vector instruction serve several. For eight learning rates at once, one agai
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from inspect import signature
@@ -29,15 +30,10 @@ MOST = 1 << 18
 def memory() -> int | None:
     """Bytes that this process may use, of the machine or its container; None: unknown."""
     limits = []
-    try:
+    with contextlib.suppress(AttributeError, OSError, ValueError):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):
-        pass
-    try:
-        with open("/sys/fs/cgroup/memory.max") as file:
-            limits.append(int(file.read()))
-    except (OSError, ValueError):
-        pass
+    with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max") as file:
+        limits.append(int(file.read()))
     return min(limits, default=None)
 
 
@@ -67,9 +63,20 @@ class LaneTrainer:
         l2: float,
         fit_intercept: bool,
         backend: str,
+        *,
         rates: list[float] | None = None,
     ) -> None:
-        self.arguments = (n_features, dtype, optimizer, options, loss, parameter, l2, fit_intercept, backend)
+        self.arguments: tuple[Any, ...] = (
+            n_features,
+            dtype,
+            optimizer,
+            options,
+            loss,
+            parameter,
+            l2,
+            fit_intercept,
+            backend,
+        )
         self.dtype, self.loss, self.parameter, self.backend = np.dtype(dtype), loss, parameter, backend
         self.optimizer, self.options, self.n_models, self.rates = optimizer, options, n_models, rates
         self.rule = optimizer.rule_of(options)
@@ -145,10 +152,10 @@ class LaneTrainer:
 
     def alone(self, k: int, into: SampleTrainer | None = None) -> SampleTrainer:
         """Model k by itself, which trains on as if it always had been."""
-        n_features, dtype, optimizer, options, *rest = self.arguments
         if into is None:
             options = self.options if self.rates is None else {**self.options, "lr": self.rates[k]}
-            into = SampleTrainer(n_features, dtype, optimizer, options, *rest)
+            made: tuple[Any, ...] = (*self.arguments[:3], options, *self.arguments[4:])
+            into = SampleTrainer(*made)
         into.records[:, : self.records.shape[1]] = self.records[:, :, k]
         if into.bias is not None and self.bias is not None:
             into.bias[: len(self.bias)] = self.bias[:, k]
@@ -183,7 +190,7 @@ class LaneTrainer:
         while done < total:
             n = self._pieces(done, total)
             h, one_row, rates = self._scalars(n)
-            shared = (
+            shared: tuple[Any, ...] = (
                 len(self.rule.states),
                 self.loss,
                 self.parameter,
@@ -198,7 +205,15 @@ class LaneTrainer:
                 order[done : done + n],
                 n,
             )
-            rest = (h, one_row, rates, self.scale, self.shrink, self.sums, n if look is None else max(look - done, 0))
+            rest: tuple[Any, ...] = (
+                h,
+                one_row,
+                rates,
+                self.scale,
+                self.shrink,
+                self.sums,
+                n if look is None else max(look - done, 0),
+            )
             if self.backend == "native":
                 table = kernels.table[self.dtype.name]
                 kernels.drivers.abreast(table, self.rule.span, *shared, longest, *rest)
@@ -309,14 +324,15 @@ class AutoTrainer:
     """
 
     def __init__(self, name: str, *arguments: Any) -> None:
-        n_features, dtype, optimizer, options, *rest = arguments
+        optimizer, options = arguments[2:4]
         self.by_length = name in BY_LENGTH
         default = signature(optimizer).parameters["lr"].default
         middle = BY_LENGTH.get(name, MIDDLE.get(name, round(math.log2(default))))
         self.rates = [2.0 ** (middle + k) for k in range(-3, 5)]
         options = {**options, "lr": self.rates[0]}
-        self.lanes: LaneTrainer | None = LaneTrainer(GROUP, n_features, dtype, optimizer, options, *rest, rates=self.rates)
-        self.single = SampleTrainer(n_features, dtype, optimizer, options, *rest)
+        arguments = (*arguments[:3], options, *arguments[4:])
+        self.lanes: LaneTrainer | None = LaneTrainer(GROUP, *arguments, rates=self.rates)
+        self.single = SampleTrainer(*arguments)
         self.dtype, self.losses = self.single.dtype, np.full(GROUP, np.nan)
         states = self.single.laws[1 : 1 + len(self.single.rule.states)]
         self.fall = 0.0 if optimizer.pace is None else 0.5 if states and set(states) == {"sum"} else 1.0

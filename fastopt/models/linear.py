@@ -66,7 +66,9 @@ class Linear(Estimator):
         arguments = self._with_penalty(n_features, dtype)
         if self._searches():
             return AutoTrainer(self.optimizer, *arguments)
-        return BatchTrainer(self._batch(), self._penalties()[1], *arguments) if self._in_batches() else SampleTrainer(*arguments)
+        if self._in_batches():
+            return BatchTrainer(self._batch(), self._penalties()[1], *arguments)
+        return SampleTrainer(*arguments)
 
     def _set_rate(self, trainer: Any) -> None:
         own, l1, l2 = self._penalties()
@@ -75,7 +77,9 @@ class Linear(Estimator):
             trainer.begin(l2)
             return
         if self._searches():
-            raise StateError("training began with a number for lr, which lr='auto' cannot join; call fit to start again")
+            raise StateError(
+                "training began with a number for lr, which lr='auto' cannot join; call fit to start again"
+            )
         rate = self.lr if callable(self.lr) else float(self.lr)
         if isinstance(trainer, BatchTrainer):
             trainer.set_rate(rate, l2, l1, self._batch())
@@ -181,10 +185,10 @@ class LinearClassifier(Linear, Classifier):
         SGD with momentum 0.9. Its other options have their defaults, but for weight decay: that is `l2`, which is
         decoupled as AdamW's, so that ``"adam"`` and ``"adamw"`` are the same here. ``"ftrl"`` takes `l1` and `l2` as its own
         penalties, in closed form: they count once against the sum of the losses seen, not against their mean.
-    lr : float or callable, default 0.1
+    lr : float, callable or "auto", default 0.1
         Learning rate. 0.1 suits Adagrad and SGD; Adam, AdamW and RMSprop want about 0.001, Adadelta 1. A schedule, such as
         those of `fastopt.schedules`, counts steps from 0 (samples, or batches with ``mode="minibatch"``); it needs
-        ``l1=0`` and ``l2=0``, and is not saved by `save_model`.
+        ``l1=0`` and ``l2=0``, and is not saved by `save_model`. ``"auto"`` chooses one of eight, see Notes.
     epochs : int, default 5
         Passes over the data, at most.
     batch_size : int, default 256
@@ -201,8 +205,8 @@ class LinearClassifier(Linear, Classifier):
         merges it with the others' every few hundred samples; so rates that are nearly too large for one thread may be too
         large for several. Below some ten thousand samples it gains little.
     n_jobs : int, optional
-        Threads; None is 1, -1 is `fastopt.get_num_threads()`. In sequential mode they train classes side by side, where
-        there are more than two, with the same bits.
+        Threads; None is 1, -1 is `fastopt.get_num_threads()`. In sequential mode they share the classes, where there are
+        more than two, with the same bits.
     shuffle : bool, default True
         Visit the samples in a new random order in each epoch.
     random_state : int, RandomState or None
@@ -227,6 +231,11 @@ class LinearClassifier(Linear, Classifier):
         Weights of classes, multiplied into those of their samples; a class that a dict lacks has weight 1. ``"balanced"``:
         the number of samples by the number of classes and that of the class's samples, by weight.
     fit_intercept : bool, default True
+    multi_class : {"ovr", "multinomial"}, default "ovr"
+        More than two classes: a model for each, against the rest, or one whose probabilities are the softmax of its scores
+        (for the loss "log_loss", in sequential mode, without `l1`). Both train the classes side by side, so that a
+        feature is fetched once for all; those of ``"ovr"`` have the bits of separate fits. With early stopping and with
+        ``lr="auto"`` they are trained one by one.
 
     Attributes
     ----------
@@ -238,10 +247,29 @@ class LinearClassifier(Linear, Classifier):
         Passes of the last `fit`.
     t_ : int
         Samples learned so far.
+    lr_ : float, or ndarray of shape (n_classes,)
+        The rate that ``lr="auto"`` chose, or while it searches the best so far; for more than two classes that of each.
+    rates_ : ndarray, shape (8,) or (n_classes, 8)
+        The rates that it tries.
+    progressive_loss_ : ndarray, shape (8,) or (n_classes, 8)
+        Their mean losses on samples before these were learned; infinite or NaN where a model diverged.
 
     Notes
     -----
     float32 data are trained in float32, all other in float64. Zeros in dense data count as absent features.
+
+    With ``lr="auto"`` eight models with rates that are powers of two are trained side by side, each with the bits of a fit at its
+    rate, and the one with the least progressive loss goes on alone with its optimizer's state. That is the mean loss of samples
+    before they were learned, over the second half of each pass or call. The search ends with the first pass of `fit`, or call
+    of `partial_fit`, after which 4096 samples have been learned; after 262 144 samples at once. It runs on one thread, in
+    Hogwild mode too. Rates: 2**-6 to 2 for Adagrad and FTRL, whose first steps are about the rate whatever the features are;
+    for SGD 2**-5 to 4 by the mean squared length of the first 1024 rows visited, as its steps grow with that (2**-8 to 1/2 with
+    momentum); for others 1/8 to 16 times the default rate of the class. A rate that is best for one pass is too
+    large for several: in later passes of the same `fit` it is divided by the number of passes since, by its root for Adagrad, and
+    not for FTRL and others whose states hold the rate. Not for ``mode="minibatch"`` and `l1`.
+
+    Several classes side by side need ``n_features * (1 + states) * n_classes`` numbers, the classes rounded up to a multiple of 8;
+    if the machine has less memory, `fit` says so before it allocates.
 
     What others call the same penalty, for n samples:
 
@@ -393,7 +421,7 @@ class LinearRegressor(Linear, Regressor):
         ``"quantile"``, the pinball loss of `quantile`; ``"poisson"``, exp(z) - y z for counts y, of which `predict` returns
         the mean exp(z).
     optimizer, lr, epochs, batch_size, l1, l2, mode, n_jobs, shuffle, random_state
-        As in `LinearClassifier`.
+        As in `LinearClassifier`, and so are the attributes of ``lr="auto"``.
     early_stopping, validation_fraction, n_iter_no_change, warm_start, average, tol, verbose, fit_intercept
         As in `LinearClassifier`.
     epsilon : float, default 0.1

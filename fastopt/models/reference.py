@@ -187,7 +187,8 @@ def abreast(
                 slopes += [0.0] * (lanes - len(slopes))
                 losses = [found]
             else:
-                t = [float(y[r]) if y is not None else 1.0 if k == classes[r] else -1.0 for k in range(lanes)]
+                mine = -1 if classes is None else int(classes[r])
+                t = [float(y[r]) if y is not None else 1.0 if k == mine else -1.0 for k in range(lanes)]
                 slopes = [DERIVATIVES[loss](z[k], t[k], parameter) for k in range(lanes)]
                 losses = [SUMMED[loss](z[k], t[k], parameter) for k in range(lanes)]
             for k in range(lanes):

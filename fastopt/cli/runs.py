@@ -15,6 +15,7 @@ import numpy as np
 #: The estimators of `--model`: their module in `fastopt.models`, the classifier, the regressor.
 MODELS: dict[str, tuple[str, str, str]] = {
     "linear": ("linear", "LinearClassifier", "LinearRegressor"),
+    "fm": ("factorization", "FMClassifier", "FMRegressor"),
 }
 
 

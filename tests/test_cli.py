@@ -459,3 +459,40 @@ def test_mistakes_of_streams_and_predictions(arguments, word, table, tmp_path, c
     assert main([a.format(**places) for a in arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("fastopt: ") and word in error, error
+
+
+def test_other_models_and_rates(table, tmp_path, capsys):
+    out = str(tmp_path / "m.npz")
+    crossed = ["train", str(table), "--label", "delay", "--above", "10", "--columns", "color,size", "--bits", "10"]
+    linear = told(capsys, *crossed, "--lr", "auto")["models"][0]["auc"]
+    for more in ([], ["--stream", "--chunk", "500", "--epochs", "3"]):
+        fm = told(capsys, *crossed, "--model", "fm", "--rank", "4", "--lr", "0.3", "--out", out, *more)["models"][0]
+        assert load_model(out)[0].factors_.shape == (1024, 4)
+        judged = told(capsys, "eval", out, str(table))["auc"]
+        assert judged > linear, "the delay needs the cross of the two columns"
+        assert more or fm["auc"] > linear
+    assert told(capsys, *crossed, "--lr", "auto", "--stream")["models"][0]["rows"] > 1000
+    several = ["train", str(table), "--label", "color", "--columns", "size,delay", "--classes", "all"]
+    said = told(capsys, *several, "--multi-class", "multinomial", "--out", out)
+    assert load_model(out)[0].multi_class == "multinomial" and said["models"][0]["accuracy"] > 0.4
+
+
+def test_field_aware_machines(tmp_path, rng, capsys):
+    path, out = tmp_path / "t.ffm", str(tmp_path / "m.npz")
+    a, b = rng.integers(0, 4, (2, 2000))
+    y = np.where((a + b) % 2, 1, 0)
+    path.write_text("".join(f"{k} 0:{i}:1 1:{j + 4}:1\n" for k, i, j in zip(y, a, b, strict=True)))
+    said = told(
+        capsys, "train", str(path), "--model", "ffm", "--rank", "4", "--lr", "0.5", "--epochs", "20", "--out", out
+    )
+    assert said["models"][0]["auc"] > 0.95
+    assert load_model(out)[0].factors_.shape == (8, 2, 4)
+    assert told(capsys, "eval", out, str(path))["auc"] > 0.95
+    for more, word in (
+        (["--stream"], "no fields"),
+        (["--format", "svmlight"], "no fields"),
+        (["--loss", "squared_error"], "no regression"),
+        (["--lr", "auto", "0.1"], "auto"),
+    ):
+        assert main(["train", str(path), "--model", "ffm", *more]) == 2
+        assert word in capsys.readouterr().err

@@ -35,6 +35,8 @@ class Samples:
     def __init__(self, path: str, reader: Reader, n_features: int | None, hasher: Any = None) -> None:
         self.path, self.reader, self.n_features, self.hasher = path, reader, n_features, hasher
         _from_a_path(path, reader.form)
+        self.wants_fields = False
+        self.fields: Any = None  # of the features of a libffm file, where they are wanted
 
     def pieces(self, rows: int, labels: bool = True) -> Iterator[tuple[Any, Any, Any]]:
         """Features, labels and weights (or None) of so many rows at a time; without `labels` of a table's features alone."""
@@ -68,6 +70,10 @@ class Samples:
             if form == "svmlight":
                 self.reader = replace(self.reader, zero_based=self.reader.zero_based or source.starts_at_zero)
             weights = more[0] if form == "vw" else None
+            if self.wants_fields:
+                from ..models.factorization import feature_fields
+
+                self.fields = feature_fields(X, more[0])
         if not X.shape[0]:
             raise ShapeError(f"{self.path} has no rows")
         self.n_features = X.shape[1]

@@ -12,17 +12,22 @@ from typing import Any
 
 import numpy as np
 
-#: The estimators of `--model`: their module in `fastopt.models`, the classifier, the regressor.
-MODELS: dict[str, tuple[str, str, str]] = {
+from ..errors import UnsupportedError
+
+#: The estimators of `--model`: their module in `fastopt.models`, the classifier, the regressor (or none).
+MODELS: dict[str, tuple[str, str, str | None]] = {
     "linear": ("linear", "LinearClassifier", "LinearRegressor"),
     "fm": ("factorization", "FMClassifier", "FMRegressor"),
+    "ffm": ("factorization", "FFMClassifier", None),
 }
 
 
 def estimator(name: str, classify: bool, **options: Any) -> Any:
     """An estimator by the name of its kind; of `options` it gets those that it has."""
-    home, classifier, regressor = MODELS[name]
-    cls = getattr(import_module(f"fastopt.models.{home}"), classifier if classify else regressor)
+    home, *classes = MODELS[name]
+    if (chosen := classes[0 if classify else 1]) is None:
+        raise UnsupportedError(f"--model {name} has no regression; choose another --loss")
+    cls = getattr(import_module(f"fastopt.models.{home}"), chosen)
     known = inspect.signature(cls).parameters
     return cls(**{key: value for key, value in options.items() if key in known})
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import checks
-from ..errors import HyperParameterError, NonFiniteError, ShapeError, StateError
+from ..errors import HyperParameterError, NonFiniteError, ShapeError, StateError, UnsupportedError
 from ..optimizers.base import ALIASES, Optimizer
 from ..scores import VALUES
 from . import data, weights
@@ -58,17 +58,22 @@ def add(commands: Any) -> None:
         help="the labels of a classifier; needed where there are more than two, or where a stream does not show them at once; 'all': those of the file",
     )
     group = parser.add_argument_group("model")
-    group.add_argument("--model", default="linear", choices=list(MODELS))
+    group.add_argument(
+        "--model", default="linear", choices=list(MODELS), help="fm: factorization machine; ffm: field-aware, of .ffm"
+    )
+    group.add_argument(
+        "--multi-class", default="ovr", choices=["ovr", "multinomial"], help="linear, more than two classes"
+    )
     group.add_argument("--rank", type=int, default=8, help="of factorization machines")
     group.add_argument("--loss", default="log_loss", choices=list(VALUES))
     group.add_argument("--optimizer", default="adagrad", metavar="NAME[,NAME...]", help="one or several, or 'all'")
     group.add_argument(
         "--lr",
-        type=float,
+        type=_rate,
         nargs="+",
         default=[0.1],
         metavar="RATE",
-        help="learning rate; several: one for each pass, the last for the rest",
+        help="learning rate; several: one for each pass, the last for the rest; auto: the best of eight",
     )
     group.add_argument("--epochs", type=int, help="passes (default: 3; 1 with --stream)")
     group.add_argument("--l1", type=float, default=0.0)
@@ -104,6 +109,10 @@ def add(commands: Any) -> None:
     group.add_argument("--json", action="store_true", help="print one JSON object in the place of the tables")
 
 
+def _rate(text: str) -> Any:
+    return text if text == "auto" else float(text)
+
+
 def run(args: argparse.Namespace) -> int:
     from ..models.estimators import CLASSIFIER_LOSSES
 
@@ -125,6 +134,12 @@ def run(args: argparse.Namespace) -> int:
         if args.optimizer == "all"
         else args.optimizer.split(",")
     )
+    if args.lr != ["auto"] and "auto" in args.lr:
+        raise HyperParameterError("--lr is auto, or numbers")
+    if args.model == "ffm" and (args.stream or data.form_of(args) != "libffm"):
+        raise UnsupportedError(
+            "--model ffm trains on a libffm file, all at once: streams and other formats have no fields"
+        )
     if args.stream:
         if len(names) > 1:
             raise HyperParameterError("--stream trains one --optimizer")
@@ -133,10 +148,11 @@ def run(args: argparse.Namespace) -> int:
         if args.epochs > 1 and args.path == "-":
             raise HyperParameterError("standard input can be read once: --epochs must be 1")
     samples = data.to_train(args, args.loss in CLASSIFIER_LOSSES)
+    samples.wants_fields = args.model == "ffm"
     return (_stream if args.stream else _whole)(args, samples, names)
 
 
-def _model(args: argparse.Namespace, optimizer: str) -> Any:
+def _model(args: argparse.Namespace, optimizer: str, fields: Any = None) -> Any:
     from ..models.estimators import CLASSIFIER_LOSSES
 
     return estimator(
@@ -151,6 +167,8 @@ def _model(args: argparse.Namespace, optimizer: str) -> Any:
         batch_size=args.batch_size,
         n_jobs=args.jobs,
         rank=args.rank,
+        multi_class=args.multi_class,
+        fields=fields,
         random_state=args.seed,
     )
 
@@ -212,15 +230,13 @@ def _whole(args: argparse.Namespace, samples: data.Samples, names: list[str]) ->
         )
         if classes is not None and len(classes) > 2:
             size = len(classes) * X.shape[1] * X.dtype.itemsize
-            print(
-                f"{len(classes)} classes, one against the rest: {size / 1e6:,.0f} MB of weights, and the optimizer's state"
-            )
+            print(f"{len(classes)} classes: {size / 1e6:,.0f} MB of weights, and the optimizer's state")
     results = []
     with progress(len(names) * args.epochs) as bar:
         for name in names:
             bar.set_description(name)
             try:
-                model = _model(args, name)
+                model = _model(args, name, samples.fields)
                 results.append(fit(name, model, args.lr, args.epochs, split, args.seed, bar.update, classes))
             except NonFiniteError as error:
                 bar.write(f"{name}: {error}", file=sys.stderr)

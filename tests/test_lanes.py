@@ -11,6 +11,7 @@ from settings import assert_bits, native_builds
 from sklearn.linear_model import LogisticRegression
 from test_models import LOSSES, NAMES, STEEP, rows
 
+import fastopt
 from fastopt import scores
 from fastopt.errors import HyperParameterError, NonFiniteError, StateError, UnsupportedError
 from fastopt.models import LinearClassifier, LinearRegressor, lanes
@@ -203,6 +204,24 @@ def test_later_passes_have_smaller_rates(rng):
         single.set_rate(model.lr_ / e**0.5, 0.0)
         single.train(*data, draw.permutation(len(y)).astype(np.int32))
     assert_bits(model.coef_[0], single.weights())
+
+
+def test_ftrl_does_not_jump_at_another_rate(rng):
+    """The parameter is made anew of the states; with what they carry over it stands still where there is no gradient."""
+    for power in (-0.5, -0.3):
+        p = rng.standard_normal(20)
+        opt = fastopt.FTRL(p, lr=0.5, lr_power=power, l1=0.1, beta=0.3)
+        for _ in range(3):
+            opt.step(rng.standard_normal(20))
+        before, state = p.copy(), opt.state_dict()["state"][0]
+        a, z = state["accumulator"], state["linear"]
+        rule = fastopt.FTRL.rule_of(fastopt.FTRL.fill_options({"lr": 0.1, "lr_power": power}))
+        for carried in (False, True):
+            if carried:
+                fastopt.FTRL.carry(p, [a, z], {"lr": 0.5, "lr_power": power, "beta": 0.3}, 0.1)
+            again = before.copy()
+            rule.reference(again, np.zeros(20), a.copy(), z.copy(), np.array([10.0, 3.0, 0.1, 0.0, -power]))
+            assert (abs(again - before).max() < 1e-12) == carried
 
 
 def test_partial_fit_searches_until_enough_samples(rng, monkeypatch):

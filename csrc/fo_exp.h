@@ -44,23 +44,25 @@ static inline double fo_exp_rest(double r) {
     return (((a + b * r2) + (c + d * r2) * r4) + (e + f * r2) * r8) * r2;
 }
 
-static inline double fo_exp(double x) {
-    if (x != x) return x;
-    if (x > 709.782712893384) return 1e308 * 1e308; /* overflows to infinity */
-    if (x < -745.2) return 0.0;
+/* exp(x) for |x| < 700, without branches, so that loops vectorize. */
+static inline double fo_exp_near(double x) {
     double k = fo_round(x * FO_PER_LN2);
     double r = (x - k * FO_LN2_HIGH) - k * FO_LN2_LOW;
     return fo_scale(fo_exp_rest(r) + r + 1.0, k);
 }
 
+static inline double fo_exp(double x) {
+    if (x != x) return x;
+    if (x > 709.782712893384) return 1e308 * 1e308; /* overflows to infinity */
+    if (x < -745.2) return 0.0;
+    return fo_exp_near(x);
+}
+
 /* The same bits without branches, so that loops vectorize. */
 static inline double fo_exp_flat(double x) {
     double in = x > 709.782712893384 ? 0.0 : x;
-    in = in < -745.2 ? 0.0 : in;
-    double k = fo_round(in * FO_PER_LN2);
-    double r = (in - k * FO_LN2_HIGH) - k * FO_LN2_LOW;
-    double y = fo_scale(fo_exp_rest(r) + r + 1.0, k);
-    y = x > 709.782712893384 ? HUGE_VAL : y;
+    double y = fo_exp_near(in < -745.2 ? 0.0 : in);
+    y = x > 709.782712893384 ? 1e308 * 1e308 : y;
     y = x < -745.2 ? 0.0 : y;
     return x != x ? x : y;
 }

@@ -164,6 +164,25 @@ def row_scores(
     out: Array,
     longest: int,
 ) -> int: ...
+def drawn_pairs(source: tuple[Any, ...], k: int, begin: int, end: int, u: Array, v: Array, at: Array) -> int: ...
+def pairs(
+    addresses: Mapping[str, int],
+    span: str,
+    n_states: int,
+    loss: str,
+    u: Array,
+    v: Array,
+    width: int,
+    fixed: tuple[int, int],
+    source: tuple[Any, ...],
+    k: int,
+    begin: int,
+    end: int,
+    size: int,
+    h: Array,
+    one_row: bool,
+    threads: int,
+) -> tuple[float, int]: ...
 def renumber(indices: Array, place: Array, threads: int) -> None: ...
 def shuffle(order: Array, seed: int) -> None: ...
 def by_frequency(indices: Array, place: Array, ends: Sequence[int], most: int) -> tuple[list[int], int]: ...

@@ -6,6 +6,7 @@ from cpython.object cimport PyObject
 from cython.parallel cimport parallel, threadid
 from libc.math cimport INFINITY, fabs, pow, sqrt
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 cdef extern from "Python.h":
@@ -47,6 +48,9 @@ cdef extern from "fo_memory.h" nogil:
     double fo_getd(const double *at)
     void fo_putf(float *at, float x)
     void fo_putd(double *at, double x)
+    uint64_t fo_get64(const void *at)
+    void fo_put64(void *at, uint64_t x)
+    void fo_copy_shared(void *to, const void *source, size_t size)
 
 cdef extern from *:
     """
@@ -58,9 +62,16 @@ cdef extern from *:
     #define FO_OPENMP 0
     #define fo_team_size() 1
     #endif
+    /* All threads of the region around it wait for each other. */
+    static inline void fo_barrier(void) {
+    #ifdef _OPENMP
+    #pragma omp barrier
+    #endif
+    }
     """
     const int FO_OPENMP
     int fo_team_size() nogil
+    void fo_barrier() nogil
 
 cdef struct Draw:           # of what the noise of a step is a function, beside the element
     uint64_t step, seed
@@ -169,6 +180,8 @@ include "measure.pxi"
 include "samples.pxi"
 include "abreast.pxi"
 include "batches.pxi"
+include "factors.pxi"
+include "pairs.pxi"
 
 # ------------------------------------------------------------------------------------------------------- the plan
 

@@ -65,7 +65,11 @@ class Model:
 
     def parameters(self) -> tuple[Array, ...]:
         """Arrays; those of a linear model: the weights, and the intercept, shape (1,)."""
-        return self._best or self._mean or self.trainer.parameters()
+        return self.kept() or self.trainer.parameters()
+
+    def kept(self) -> tuple[Array, ...] | None:
+        """The parameters, if they are not those of now."""
+        return self._best or self._mean
 
     def end_pass(self, average: int) -> None:
         """`average`: the first pass that enters the mean; 0: none."""

@@ -262,6 +262,18 @@ def test_rates_of_sgd_follow_the_length_of_rows(rng):
     assert_bits(fits[1].coef_ * np.float32(64), fits[0].coef_)
 
 
+def test_weights_that_are_not_finite_never_win(rng):
+    X, y = problem(rng)
+    model = LinearClassifier(lr="auto").partial_fit(X[:500], y[:500], classes=[0, 1])
+    trainer = model._models[0].trainer
+    best = trainer._best()
+    trainer.lanes.records[X.indices[0], 0, best] = np.nan
+    trainer._look(X.indices)
+    assert np.isnan(model.progressive_loss_[best])
+    assert trainer._best() != best
+    assert np.isfinite(model.coef_).all()
+
+
 def test_a_search_where_everything_diverges_says_so(rng):
     X, y = problem(rng)
     model = LinearRegressor(optimizer="adagrad", loss="poisson", lr="auto")

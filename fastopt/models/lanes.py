@@ -89,6 +89,7 @@ class LaneTrainer:
             f"need {size / 1e9:.3g} GB ({n_features} x {1 + len(states)} x {self.lanes} x {self.dtype.itemsize} bytes)"
         )
         way_out = "hash to fewer features, use float32, or an optimizer with less state, such as 'sgd'"
+        way_out = way_out if rates is None else f"give lr a number instead of 'auto', or {way_out}"
         if limit is not None and size > limit:
             raise MemoryError(f"{plan}, and there are {limit / 1e9:.3g} GB; {way_out}")
         try:
@@ -475,7 +476,10 @@ class AutoTrainer:
         self.lanes.version += 1
 
     def is_finite(self, indices: Array) -> bool:
-        return self._current().is_finite(indices)
+        """Whether the weights are; while it searches, those of the best so far."""
+        if self.lanes is not None:
+            return self.lanes.is_finite(self._best(), indices)
+        return self.single.is_finite(indices)
 
     def renumber(self, indices: Array, n_rows: int, n_threads: int) -> None:
         """As `SampleTrainer.renumber`."""

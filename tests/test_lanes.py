@@ -54,12 +54,13 @@ def test_lanes_equal_the_reference_and_models_by_themselves(name, dtype, use_bui
     for loss, l2, fit_intercept in [("log_loss", 0.0, True), ("huber", 0.01, False), ("hinge", 30.0, True)]:
         setting = {"loss": loss, "l2": l2, "fit_intercept": fit_intercept}
         w = weights if l2 else None
-        want = LaneTrainer(8, *arguments(name, dtype, "numpy", **setting), rates=RATES)
+        rates = RATES if loss != "huber" else [*RATES, *RATES[::-1]]
+        want = LaneTrainer(len(rates), *arguments(name, dtype, "numpy", **setting), rates=rates)
         for _ in range(2):
             want.train(*data, order, weights=w, look=11)
         for isa in native_builds():
             use_build(isa)
-            got = LaneTrainer(8, *arguments(name, dtype, "native", **setting), rates=RATES)
+            got = LaneTrainer(len(rates), *arguments(name, dtype, "native", **setting), rates=rates)
             for _ in range(2):
                 got.train(*data, order, weights=w, look=11)
             same(got, want, f"{isa} {setting}")

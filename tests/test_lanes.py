@@ -11,6 +11,7 @@ from settings import assert_bits, native_builds
 from sklearn.linear_model import LogisticRegression
 from test_models import LOSSES, NAMES, STEEP, rows
 
+import fastopt
 from fastopt import scores
 from fastopt.errors import HyperParameterError, NonFiniteError, StateError, UnsupportedError
 from fastopt.models import LinearClassifier, LinearRegressor, lanes
@@ -53,12 +54,13 @@ def test_lanes_equal_the_reference_and_models_by_themselves(name, dtype, use_bui
     for loss, l2, fit_intercept in [("log_loss", 0.0, True), ("huber", 0.01, False), ("hinge", 30.0, True)]:
         setting = {"loss": loss, "l2": l2, "fit_intercept": fit_intercept}
         w = weights if l2 else None
-        want = LaneTrainer(8, *arguments(name, dtype, "numpy", **setting), rates=RATES)
+        rates = RATES if loss != "huber" else [*RATES, *RATES[::-1]]
+        want = LaneTrainer(len(rates), *arguments(name, dtype, "numpy", **setting), rates=rates)
         for _ in range(2):
             want.train(*data, order, weights=w, look=11)
         for isa in native_builds():
             use_build(isa)
-            got = LaneTrainer(8, *arguments(name, dtype, "native", **setting), rates=RATES)
+            got = LaneTrainer(len(rates), *arguments(name, dtype, "native", **setting), rates=rates)
             for _ in range(2):
                 got.train(*data, order, weights=w, look=11)
             same(got, want, f"{isa} {setting}")
@@ -205,6 +207,24 @@ def test_later_passes_have_smaller_rates(rng):
     assert_bits(model.coef_[0], single.weights())
 
 
+def test_ftrl_does_not_jump_at_another_rate(rng):
+    """The parameter is made anew of the states; with what they carry over it stands still where there is no gradient."""
+    for power in (-0.5, -0.3):
+        p = rng.standard_normal(20)
+        opt = fastopt.FTRL(p, lr=0.5, lr_power=power, l1=0.1, beta=0.3)
+        for _ in range(3):
+            opt.step(rng.standard_normal(20))
+        before, state = p.copy(), opt.state_dict()["state"][0]
+        a, z = state["accumulator"], state["linear"]
+        rule = fastopt.FTRL.rule_of(fastopt.FTRL.fill_options({"lr": 0.1, "lr_power": power}))
+        for carried in (False, True):
+            if carried:
+                fastopt.FTRL.carry(p, [a, z], {"lr": 0.5, "lr_power": power, "beta": 0.3}, 0.1)
+            again = before.copy()
+            rule.reference(again, np.zeros(20), a.copy(), z.copy(), np.array([10.0, 3.0, 0.1, 0.0, -power]))
+            assert (abs(again - before).max() < 1e-12) == carried
+
+
 def test_partial_fit_searches_until_enough_samples(rng, monkeypatch):
     monkeypatch.setattr(lanes, "LEAST", 1000)
     monkeypatch.setattr(lanes, "MOST", 1500)
@@ -241,6 +261,18 @@ def test_rates_of_sgd_follow_the_length_of_rows(rng):
     assert_bits(fits[1].rates_ * 64**2, fits[0].rates_)
     assert fits[1].lr_ * 64**2 == fits[0].lr_
     assert_bits(fits[1].coef_ * np.float32(64), fits[0].coef_)
+
+
+def test_weights_that_are_not_finite_never_win(rng):
+    X, y = problem(rng)
+    model = LinearClassifier(lr="auto").partial_fit(X[:500], y[:500], classes=[0, 1])
+    trainer = model._models[0].trainer
+    best = trainer._best()
+    trainer.lanes.records[X.indices[0], 0, best] = np.nan
+    trainer._look(X.indices)
+    assert np.isnan(model.progressive_loss_[best])
+    assert trainer._best() != best
+    assert np.isfinite(model.coef_).all()
 
 
 def test_a_search_where_everything_diverges_says_so(rng):

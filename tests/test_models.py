@@ -176,6 +176,9 @@ def test_penalty_is_the_proximal_step_of_every_feature(name, rng):
         LinearClassifier(loss="hinge"),
         LinearClassifier(mode="minibatch", epochs=50, lr=1.0, l1=1e-4, n_jobs=2),
         LinearRegressor(mode="minibatch", epochs=50, lr=1.0, l2=1e-4),
+        LinearClassifier(lr="auto", epochs=20),
+        LinearRegressor(lr="auto", epochs=20),
+        LinearClassifier(multi_class="multinomial", epochs=20),
     ]
 )
 def test_scikit_learn_estimator(estimator, check):

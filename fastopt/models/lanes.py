@@ -24,7 +24,7 @@ GROUP = 8
 #: ``lr="auto"`` trains all rates until a pass or call ends and at least so many samples have been learned, ...
 LEAST = 1 << 12
 #: ... but no more than so many.
-MOST = 1 << 18
+MOST = 1 << 17
 
 
 def memory() -> int | None:
@@ -89,6 +89,7 @@ class LaneTrainer:
             f"need {size / 1e9:.3g} GB ({n_features} x {1 + len(states)} x {self.lanes} x {self.dtype.itemsize} bytes)"
         )
         way_out = "hash to fewer features, use float32, or an optimizer with less state, such as 'sgd'"
+        way_out = way_out if rates is None else f"give lr a number instead of 'auto', or {way_out}"
         if limit is not None and size > limit:
             raise MemoryError(f"{plan}, and there are {limit / 1e9:.3g} GB; {way_out}")
         try:
@@ -320,7 +321,7 @@ class AutoTrainer:
     That is the one with the least mean loss of samples before they were learned, over the second half of each pass or call;
     one that diverged is never it. Rates are powers of two. The rate that is best for one pass is too large for
     several, so it is divided by the number of passes from that of the choice on; by its root where the optimizer's steps become
-    smaller by themselves, for they are divided by sums over the past; not at all where the states hold the rate, as FTRL's do.
+    smaller by themselves, for they are divided by sums over the past; not at all where the states may hold the rate.
     """
 
     def __init__(self, name: str, *arguments: Any) -> None:
@@ -335,7 +336,10 @@ class AutoTrainer:
         self.single = SampleTrainer(*arguments)
         self.dtype, self.losses = self.single.dtype, np.full(GROUP, np.nan)
         states = self.single.laws[1 : 1 + len(self.single.rule.states)]
-        self.fall = 0.0 if optimizer.pace is None else 0.5 if states and set(states) == {"sum"} else 1.0
+        if optimizer.pace is not None:
+            self.fall = 0.5 if states and set(states) == {"sum"} else 1.0
+        else:
+            self.fall = 0.0 if optimizer.carry is Optimizer.carry else 1.0
         self.seen = self.passes = 0
         self.chosen: int | None = None
         self.l2 = 0.0
@@ -445,7 +449,12 @@ class AutoTrainer:
             return
         self.passes += 1
         if self.passes > 1:
-            self.single.set_rate(self.lr / self.passes**self.fall, self.l2)
+            lr, options = self.lr / self.passes**self.fall, self.single.options
+            for arrays in (self.single.records, self.single.bias):
+                if arrays is not None:
+                    p, *states = np.atleast_2d(arrays).T[: 1 + len(self.single.rule.states)]
+                    self.single.optimizer.carry(p, states, options, lr)
+            self.single.set_rate(lr, self.l2)
         self.single.train(indptr, indices, data, y, order, n_threads, weights)
 
     def _current(self) -> SampleTrainer:
@@ -467,7 +476,10 @@ class AutoTrainer:
         self.lanes.version += 1
 
     def is_finite(self, indices: Array) -> bool:
-        return self._current().is_finite(indices)
+        """Whether the weights are; while it searches, those of the best so far."""
+        if self.lanes is not None:
+            return self.lanes.is_finite(self._best(), indices)
+        return self.single.is_finite(indices)
 
     def renumber(self, indices: Array, n_rows: int, n_threads: int) -> None:
         """As `SampleTrainer.renumber`."""

@@ -261,12 +261,12 @@ class LinearClassifier(Linear, Classifier):
     With ``lr="auto"`` eight models with rates that are powers of two are trained side by side, each with the bits of a fit at its
     rate, and the one with the least progressive loss goes on alone with its optimizer's state. That is the mean loss of samples
     before they were learned, over the second half of each pass or call. The search ends with the first pass of `fit`, or call
-    of `partial_fit`, after which 4096 samples have been learned; after 262 144 samples at once. It runs on one thread, in
+    of `partial_fit`, after which 4096 samples have been learned; after 131 072 samples at once. It runs on one thread, in
     Hogwild mode too. Rates: 2**-6 to 2 for Adagrad and FTRL, whose first steps are about the rate whatever the features are;
     for SGD 2**-5 to 4 by the mean squared length of the first 1024 rows visited, as its steps grow with that (2**-8 to 1/2 with
     momentum); for others 1/8 to 16 times the default rate of the class. A rate that is best for one pass is too
-    large for several: in later passes of the same `fit` it is divided by the number of passes since, by its root for Adagrad, and
-    not for FTRL and others whose states hold the rate. Not for ``mode="minibatch"`` and `l1`.
+    large for several: in later passes of the same `fit` it is divided by the number of passes since, by its root for Adagrad,
+    and not for Adan, ASGD, NAdam and others whose states may hold the rate. Not for ``mode="minibatch"`` and `l1`.
 
     Several classes side by side need ``n_features * (1 + states) * n_classes`` numbers, the classes rounded up to a multiple of 8;
     if the machine has less memory, `fit` says so before it allocates.

@@ -393,6 +393,10 @@ class Optimizer(metaclass=Constructor):
         raise UnsupportedError("an optimizer needs its scalars")
 
     @staticmethod
+    def carry(p: Array, states: Sequence[Array], o: Mapping[str, Any], lr: float) -> None:
+        """Change states that hold the rate ``o["lr"]``, in place, so that the parameter does not jump at the rate `lr`."""
+
+    @staticmethod
     def settled(o: Mapping[str, Any], born: int) -> int | None:
         """The first step from which the scalars stay the same for ever; None: never."""
         return 1

@@ -131,6 +131,13 @@ class FTRL(Optimizer):
         ridge = np.maximum(2.0 * o["l2"] + o["beta"] * inverse, o["tiny"])  # 0/0 cannot arise
         return inverse, ridge, o["l1"], 2.0 * o["l2_shrinkage"], -o["lr_power"]
 
+    @staticmethod
+    def carry(p: Array, states: Sequence[Array], o: Mapping[str, Any], lr: float) -> None:
+        # The paper's sigma, the change of root by rate, of a step that changes the rate alone.
+        n, z = states
+        root = np.sqrt(n) if o["lr_power"] == -0.5 else power(n, -o["lr_power"])
+        z -= p * ((root + n.dtype.type(o["beta"])) * n.dtype.type(1.0 / lr - 1.0 / o["lr"]))
+
     @classmethod
     def why_not_exact(cls, o: Mapping[str, Any]) -> str:
         if o["l2_shrinkage"] != 0:

@@ -61,6 +61,9 @@ def test_models_example_runs(rng: np.random.Generator):
     scope: dict[str, object] = {"X": X, "y": y}
     exec(code, scope)
     assert scope["model"].t_ == 150
+    code = re.search(r"```python\n(from fastopt.models import FMClassifier.*?)```", README.read_text(), re.S).group(1)
+    exec(code, scope)
+    assert scope["pairs"].factors_.shape == (X.shape[1], 8)
 
 
 def test_files_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

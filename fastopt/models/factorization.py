@@ -160,8 +160,9 @@ class FMClassifier(Factorization, Classifier):
     l2 : float, default 0
         Penalty of weights and vectors.
     mode : {"sequential", "minibatch", "hogwild"}, default "sequential"
-        As in `LinearClassifier`, with the same bits on every machine and for any number of threads in the first two. Hogwild's
-        threads share all features, without copies of the frequent ones.
+        As in `LinearClassifier`; the bits of the first two depend on the machine only as far as NumPy's normal numbers do, with
+        which the vectors start. Hogwild's threads share all features, without copies of the frequent ones: where some features
+        are in most samples, it gains little.
     random_state : int, RandomState or None
         Seed of the vectors' start, of the order, and of the split of `early_stopping`.
     early_stopping, validation_fraction, n_iter_no_change, warm_start, tol, verbose, class_weight, fit_intercept

@@ -280,76 +280,79 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
     return m.scale
 
 
-cdef Py_ssize_t rows_scored(int32_t *copied, Py_ssize_t room, const int64_t *indptr, const int32_t *indices,
-                            const real *data, const real *w, Py_ssize_t n_features, real bias,
-                            real *out, Py_ssize_t n) noexcept nogil:
-    # Indices are copied before they are looked at, those of several rows at once: another thread may change the caller's. In
-    # four lanes, of which lane k takes the entries k mod 4 of whole fours and the first the rest: what is waited for is the
-    # next addition.
-    cdef Py_ssize_t r = 0, stop, j, at, count, whole
-    cdef int32_t *ids
-    cdef uint32_t largest
-    cdef real a, b, c, d
+cdef struct Scoring:
+    const int64_t *indptr
+    const int32_t *indices
+    const char *data
+    const char *w
+    Py_ssize_t n_features
+    double bias
+    char *out
+    Py_ssize_t n
+    int itemsize
+    int64_t bad                 # a row that has an index out of bounds; -1: none
+
+
+cdef Py_ssize_t rows_scored(const int64_t *indptr, const int32_t *indices, const real *data, const real *w,
+                            uint32_t n_features, real bias, real *out, Py_ssize_t r, Py_ssize_t end) noexcept nogil:
+    # Each index is read once and looked at before it is followed: another thread may change the caller's. In four lanes, of
+    # which lane k takes the entries k mod 4 of whole fours and the first the rest: what is waited for is the next addition.
+    cdef Py_ssize_t count, whole, j
+    cdef const int32_t *ids
     cdef const real *x
-    while r < n:
-        at, stop = indptr[r], r + 1
-        while stop < n and indptr[stop + 1] - at <= room:
-            stop = stop + 1
-        count = indptr[stop] - at
-        memcpy(copied, indices + at, count * 4)
-        largest = 0
-        for j in range(count):              # at least the largest, and mostly small enough
-            largest = largest | <uint32_t>copied[j]
-        if largest >= n_features:
-            for j in range(count):
-                if <uint32_t>copied[j] >= n_features:
-                    return r
-        while r < stop:
-            ids = copied + (indptr[r] - at)
-            count = indptr[r + 1] - indptr[r]
-            a, b, c, d, x = 0, 0, 0, 0, data + indptr[r]
-            whole = count & ~<Py_ssize_t>3
-            j = 0
-            while j < whole:
-                a = a + w[ids[j]] * x[j]
-                b = b + w[ids[j + 1]] * x[j + 1]
-                c = c + w[ids[j + 2]] * x[j + 2]
-                d = d + w[ids[j + 3]] * x[j + 3]
-                j = j + 4
-            while j < count:
-                a = a + w[ids[j]] * x[j]
-                j = j + 1
-            out[r] = ((a + b) + (c + d)) + bias
-            r = r + 1
+    cdef uint32_t i0, i1, i2, i3
+    cdef real a, b, c, d
+    while r < end:
+        ids, x, count = indices + indptr[r], data + indptr[r], indptr[r + 1] - indptr[r]
+        a, b, c, d = 0, 0, 0, 0
+        whole = count & ~<Py_ssize_t>3
+        j = 0
+        while j < whole:
+            i0, i1, i2, i3 = fo_get32(ids + j), fo_get32(ids + j + 1), fo_get32(ids + j + 2), fo_get32(ids + j + 3)
+            if i0 >= n_features or i1 >= n_features or i2 >= n_features or i3 >= n_features:
+                return r
+            a = a + w[i0] * x[j]
+            b = b + w[i1] * x[j + 1]
+            c = c + w[i2] * x[j + 2]
+            d = d + w[i3] * x[j + 3]
+            j = j + 4
+        while j < count:
+            i0 = fo_get32(ids + j)
+            if i0 >= n_features:
+                return r
+            a = a + w[i0] * x[j]
+            j = j + 1
+        out[r] = ((a + b) + (c + d)) + bias
+        r = r + 1
     return -1
 
 
-def row_scores(indptr, indices, data, w, double bias, out, Py_ssize_t longest):
-    """The scores of CSR rows; returns -1, or a row not far before one that has an index out of bounds.
+cdef void scoring_share(void *what, int k, int threads) noexcept nogil:
+    cdef Scoring *m = <Scoring *>what
+    cdef Py_ssize_t begin = m.n * k // threads, end = m.n * (k + 1) // threads, bad
+    cdef fo_fpenv saved = fo_fp_enter()
+    if m.itemsize == 4:
+        bad = rows_scored[float](m.indptr, m.indices, <const float *>m.data, <const float *>m.w, <uint32_t>m.n_features,
+                                 <float>m.bias, <float *>m.out, begin, end)
+    else:
+        bad = rows_scored[double](m.indptr, m.indices, <const double *>m.data, <const double *>m.w,
+                                  <uint32_t>m.n_features, m.bias, <double *>m.out, begin, end)
+    if bad >= 0:
+        fo_put64(&m.bad, bad)
+    fo_fp_leave(saved)
 
-    Arrays are contiguous: int64 offsets that the caller has checked, of rows of at most `longest` entries, int32 indices, data,
-    weights and `out` of one dtype.
+
+def row_scores(indptr, indices, data, w, double bias, out, int threads=1):
+    """The scores of CSR rows; returns -1, or a row that has an index out of bounds. The bits are the same for any `threads`.
+
+    Arrays are contiguous: int64 offsets that the caller has checked, int32 indices, data, weights and `out` of one dtype.
     """
-    cdef int itemsize = data.itemsize
-    cdef Py_ssize_t n = len(out), n_features = len(w)
-    cdef Py_ssize_t bad, room = longest if longest > 4096 else 4096
-    cdef const int64_t *start = <const int64_t *>buffer(indptr)
-    cdef const int32_t *columns = <const int32_t *>buffer(indices)
-    cdef void *x = buffer(data)
-    cdef void *by = buffer(w)
-    cdef void *to = buffer(out, 1)
-    cdef fo_fpenv saved
-    cdef int32_t *ids = <int32_t *>PyMem_Malloc(room * 4)
-    if ids == NULL:
-        raise MemoryError
+    cdef Scoring m
+    m.indptr, m.indices, m.data = <const int64_t *>buffer(indptr), <const int32_t *>buffer(indices), <const char *>buffer(data)
+    m.w, m.out, m.bias = <const char *>buffer(w), <char *>buffer(out, 1), bias
+    m.n, m.n_features, m.itemsize, m.bad = len(out), len(w), data.itemsize, -1
+    if fo_is_fork_child or not FO_OPENMP or len(indices) < serial_below:
+        threads = 1
     with nogil:
-        saved = fo_fp_enter()
-        if itemsize == 4:
-            bad = rows_scored[float](ids, room, start, columns, <const float *>x, <const float *>by,
-                                     n_features, <float>bias, <float *>to, n)
-        else:
-            bad = rows_scored[double](ids, room, start, columns, <const double *>x,
-                                      <const double *>by, n_features, bias, <double *>to, n)
-        fo_fp_leave(saved)
-    PyMem_Free(ids)
-    return bad
+        together(scoring_share, &m, threads)
+    return m.bad

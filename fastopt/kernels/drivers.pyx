@@ -47,6 +47,8 @@ cdef extern from "fo_memory.h" nogil:
     double fo_getd(const double *at)
     void fo_putf(float *at, float x)
     void fo_putd(double *at, double x)
+    uint32_t fo_get32(const void *at)
+    void fo_put64(void *at, uint64_t x)
 
 cdef extern from *:
     """

@@ -70,11 +70,11 @@ def test_scores_of_rows_equal_the_reference(dtype, rng):
     w = rng.standard_normal(1100).astype(dtype)
     want, got = np.empty(60, dtype), np.empty(60, dtype)
     reference.row_scores(indptr, indices, data, w, 0.25, want)
-    assert kernels.drivers.row_scores(indptr, indices, data, w, 0.25, got, 1100) == -1
+    assert kernels.drivers.row_scores(indptr, indices, data, w, 0.25, got) == -1
     assert_bits(got, want)
     exact = scipy_sparse.csr_matrix((data.astype(np.longdouble), indices, indptr), (60, 1100)) @ w.astype(np.longdouble)
     np.testing.assert_allclose(got, (exact + 0.25).astype(np.float64), rtol=0, atol=1000 * np.finfo(dtype).eps)
-    assert kernels.drivers.row_scores(indptr, indices, data, w[:1000], 0.25, got, 1100) >= 0
+    assert kernels.drivers.row_scores(indptr, indices, data, w[:1000], 0.25, got) >= 0
 
 
 @needs_native

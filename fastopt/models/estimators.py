@@ -65,6 +65,11 @@ def is_finite(x: Array) -> bool:
         return math.isfinite(np.add.reduce(x, None)) or bool(np.isfinite(x).all())
 
 
+def _entries(X: Any) -> Array:
+    entries: Array = X if type(X) is np.ndarray else X.data
+    return entries
+
+
 @functools.cache
 def _parameter_names(cls: type) -> tuple[str, ...]:
     return tuple(inspect.signature(cls).parameters)
@@ -171,9 +176,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     def _is_plain(self, X: Any) -> bool:
         """Whether `validate_data` would return `X` as it is, should its entries be finite."""
         return (
-            type(X) in _CSR
+            (type(X) in _CSR or (type(X) is np.ndarray and X.ndim == 2))
             and X.dtype in DTYPES
-            and X.data.flags.c_contiguous
+            and _entries(X).flags.c_contiguous
             and X.shape[0] > 0
             and X.shape[1] == self.n_features_in_
             and not hasattr(self, "feature_names_in_")
@@ -181,7 +186,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _valid(self, X: Any, y: Any, first: bool, **options: Any) -> tuple[Any, Array]:
         """As `validate_data`, which takes long for a few rows."""
-        if not first and self._is_plain(X) and (plain := _plain_labels(y, X.shape[0])) is not None and is_finite(X.data):
+        if not first and self._is_plain(X) and (plain := _plain_labels(y, X.shape[0])) is not None and is_finite(_entries(X)):
             return X, plain
         found: tuple[Any, Array] = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, reset=first, **options)
         return found
@@ -397,11 +402,12 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         if not hasattr(self, "_models"):
             check_is_fitted(self)
         plain = self._is_plain(X)
-        if not plain or not self._scores_show:
+        late = plain and self._scores_show and type(X) in _CSR  # by looking at the scores
+        if not late and not (plain and is_finite(_entries(X))):
             X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         columns = [self._score(model, X) for model in self._models]
         found = columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
-        if plain and self._scores_show and not is_finite(found):
+        if late and not is_finite(found):
             validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         return found
 

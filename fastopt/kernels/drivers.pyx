@@ -154,6 +154,15 @@ cdef void together(job_t job, void *what, int threads) noexcept nogil:
                 k = k + fo_team_size()
 
 
+cdef void in_step(job_t job, void *what, int threads) noexcept nogil:
+    # job(what, k, n) for each k below n, at the same time, so that they may wait for each other; n: `threads`, or fewer.
+    if threads == 1:
+        job(what, 0, 1)
+    else:
+        with parallel(num_threads=threads):
+            job(what, threadid(), fo_team_size())
+
+
 cdef int team(Py_ssize_t total, int wanted) noexcept:
     global last_team_size
     if total < serial_below:

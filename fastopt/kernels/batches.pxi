@@ -19,6 +19,8 @@ cdef enum:
 cdef struct Batch:              # what is found of a batch before it is its turn
     int32_t *slots              # of its entries, in the order of the samples
     int32_t *touched            # the feature of a slot
+    int32_t *table              # of hashes: the slot, from `base` on those of this batch
+    int32_t base
     Py_ssize_t *count           # slots of each owner: those from owner << room_bits on
     Py_ssize_t *first           # of several threads: where each owner's entries begin among those sorted by owner,
     int32_t *slot               # stable; their slots,
@@ -53,10 +55,10 @@ cdef struct Batches:
     Py_ssize_t begin, end       # samples of this batch
     Py_ssize_t n                # samples of this call
     int itemsize
-    Py_ssize_t longest, n_features
+    Py_ssize_t longest
     Py_ssize_t most             # features of a batch
     int room_bits               # an owner has 1 << room_bits slots
-    int32_t *place              # for each thread n_features and one: a slot beyond the last: of this batch
+    int table_bits              # a table has 1 << table_bits places, at least twice as many as there are features
     char *slopes                # of the samples of the batch
     char *blocks                # of the slots: weights, gradients, states
     char *scratch               # `own` bytes for each thread: a sample's weights and data
@@ -79,49 +81,54 @@ cdef inline real caught(real w, int64_t k, const double *t, double l1) noexcept 
 
 cdef void find_slots(const Batches *m, real *unused, Batch *b, Py_ssize_t begin, Py_ssize_t end, int k,
                      int threads) noexcept nogil:
-    cdef int32_t *place = m.place + k * (m.n_features + 1)
     cdef const real *data = <const real *>m.data
     cdef real *x = <real *>b.x
     cdef const int32_t *ids
     cdef int32_t *slots = b.slots
     cdef int32_t *touched = b.touched
+    cdef int32_t *table = b.table
     cdef int32_t base, fresh, f, q, bits = m.room_bits
+    cdef uint32_t h, last = (<uint32_t>1 << m.table_bits) - 1
+    cdef int shift = 32 - m.table_bits
     cdef int32_t next = 0, around = (<int32_t>threads << bits) - 1, room = <int32_t>1 << bits
     cdef Py_ssize_t i, j, n, at, total = 0
-    if place[m.n_features] > 2147483647 - 2 * (around + 1):
-        memset(place, 0, (m.n_features + 1) * sizeof(int32_t))
-    base = place[m.n_features] + 1
+    if b.base == 0 or b.base > 2147483647 - 2 * (around + 1):
+        memset(table, 0, sizeof(int32_t) << m.table_bits)
+        b.base = 1
+    base = b.base
+    b.base += around + 1
     for i in range(begin, end):
         if i + 8 < m.n:
             at = m.indptr[m.order[i + 8]]
-            n = m.indptr[m.order[i + 8] + 1]
-            while at < n:
-                FO_PREFETCH_READ(m.indices + at)
-                FO_PREFETCH_READ(data + at)
-                at = at + 16
-        if i + 2 < m.n:
-            for j in range(m.indptr[m.order[i + 2]], m.indptr[m.order[i + 2] + 1]):
-                FO_PREFETCH(place + m.indices[j])
+            for j in range(4):                  # of longer rows the rest is foreseen by the hardware
+                FO_PREFETCH_READ(m.indices + at + 16 * j)
+                FO_PREFETCH_READ(data + at + 16 * j)
         at = m.indptr[m.order[i]]
         n = m.indptr[m.order[i] + 1] - at
         ids = m.indices + at
-        # Without branches, of which half would be guessed wrong. The slots go to the owners in turn, for the features that
-        # come first are the frequent ones.
+        # Without branches, of which half would be guessed wrong: `fresh` is a mask. The slots go to the owners in turn, for
+        # the features that come first are the frequent ones.
         for j in range(n):
             f = ids[j]
-            fresh = place[f] < base
-            q = next if fresh else place[f] - base
-            place[f] = base + q
-            touched[q] = f
+            touched[next] = f
+            h = (<uint32_t>f * <uint32_t>2654435769) >> shift
+            q = table[h] - base
+            fresh = -(q < 0)
+            q = (next & fresh) | (q & ~fresh)
+            while touched[q] != f:              # the place of another
+                h = (h + 1) & last
+                q = table[h] - base
+                fresh = -(q < 0)
+                q = (next & fresh) | (q & ~fresh)
+            table[h] = base + q
             slots[total + j] = q
             if threads == 1:
-                next = next + fresh
+                next = next - fresh
             else:
                 q = next + room
-                q = q if q <= around else q - around
-                next = q if fresh else next
+                q = q - (around & -(q > around))
+                next = next + ((q - next) & fresh)
         total += n
-    place[m.n_features] = base + around
     for j in range(threads):
         # Owner j has had the turns from j to the one before the next.
         at = next >> bits
@@ -312,20 +319,19 @@ cdef inline Py_ssize_t apart(Py_ssize_t size) noexcept nogil:
 
 def batches(addresses, str span, int n_states, str loss, double parameter, records, bias, Py_ssize_t stride, indptr,
             indices, data, y, weights, order, Py_ssize_t size, double mean, Py_ssize_t longest, h, bint one_row,
-            double scale, double shrink, last, int64_t step, decay, double l1, place, int threads):
+            double scale, double shrink, last, int64_t step, decay, double l1, int threads):
     """Train on the CSR rows of `order` in batches of `size`; returns the scale of the weights afterwards.
 
     As `samples`, a row of `h` for each batch. The gradient of a batch is the sum of its samples' by the number of samples and
     `mean`, the mean weight of a sample. With `last`, the steps whose penalty each feature's weight has had, the penalty is
     that of `decay` and `l1`, see ``caught``, caught up when a feature is touched; the scale must be 1. `step`: those made
-    before. `place`: int32, for each thread a row of one for each feature and one more, zeros at first and then what the last
-    call left. The bits are the same for any `threads`.
+    before. The bits are the same for any `threads`.
     """
     cdef Batches m
     cdef Batch *b
     cdef int itemsize = data.itemsize, k
     cdef Py_ssize_t n = len(order), most = 0, entries = 0, i, room
-    cdef Py_ssize_t of_slots, of_touched, of_x, of_counts, of_blocks, of_slopes, of_batch
+    cdef Py_ssize_t of_slots, of_touched, of_table, of_x, of_counts, of_blocks, of_slopes, of_batch
     cdef size_t at
     cdef char *memory
     if n == 0:
@@ -343,8 +349,8 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
     m.order = <const int32_t *>buffer(order)
     m.h, m.h_stride = <const char *>buffer(h) + SPAN * itemsize, 0 if one_row else h.strides[0]
     m.scale, m.shrink, m.mean, m.step, m.l1, m.itemsize = scale, shrink, mean, step, l1, itemsize
-    m.last, m.decay, m.place = <int64_t *>buffer(last, 1), <const double *>buffer(decay), <int32_t *>buffer(place, 1)
-    m.begin, m.n, m.n_features, m.size = 0, n, place.shape[1] - 1, size if size < n else n
+    m.last, m.decay = <int64_t *>buffer(last, 1), <const double *>buffer(decay)
+    m.begin, m.n, m.size = 0, n, size if size < n else n
     for i in range(n):
         if i % size == 0:
             entries = 0
@@ -354,7 +360,10 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
         threads = 1
     if serial_below and threads > most // SHARED_WORK:
         threads = <int>(most // SHARED_WORK) if most >= SHARED_WORK else 1
-    m.most = most if most < m.n_features else m.n_features
+    m.most = most if most < len(records) else len(records)
+    m.table_bits = 5
+    while (<Py_ssize_t>1 << m.table_bits) < 2 * m.most:
+        m.table_bits += 1
     room = 2 * m.most + 18 * threads            # at least the slots of `threads` owners, or of fewer
     if room > 1 << 29:
         raise MemoryError(f"a batch has {most} entries, which is too many; use a smaller batch_size")
@@ -362,7 +371,8 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
     m.own = apart(2 * m.longest * itemsize)
     of_slots, of_touched, of_counts = apart(most * 4), apart(room * 4), apart((threads + 1) * sizeof(Py_ssize_t))
     of_x = apart(most * itemsize) if threads > 1 else 0
-    of_batch = of_slots + of_touched + 2 * of_counts + (2 * of_slots + of_x if threads > 1 else 0)
+    of_table = apart(sizeof(int32_t) << m.table_bits)
+    of_batch = of_slots + of_touched + of_table + 2 * of_counts + (2 * of_slots + of_x if threads > 1 else 0)
     of_blocks, of_slopes = apart((2 + n_states) * room * itemsize), apart(m.size * itemsize)
     memory = <char *>PyMem_Malloc(APART + of_blocks + of_slopes + threads * (m.own + of_batch + sizeof(Batch))
                                   + sizeof(fo_barrier))
@@ -380,6 +390,8 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
         b = m.batches + k
         b.slots, b.touched = <int32_t *>at, <int32_t *>(at + of_slots)
         at += of_slots + of_touched
+        b.table, b.base = <int32_t *>at, 0
+        at += of_table
         b.count, b.first = <Py_ssize_t *>at, <Py_ssize_t *>(at + of_counts)
         at += 2 * of_counts
         if threads > 1:

@@ -126,7 +126,6 @@ def batches(
     step: int,
     decay: Array | None,
     l1: float,
-    place: Array,
     threads: int,
 ) -> float: ...
 def row_scores(

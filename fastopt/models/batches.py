@@ -63,7 +63,6 @@ class BatchTrainer(SampleTrainer):
         self.decay: Decay | None = None
         self.settled = 0
         super().__init__(*of_a_trainer)
-        self.slots = np.zeros((1, len(self.records) + 1), np.int32)
 
     def set_rate(self, lr: Any, l2: float, l1: float | None = None, size: int | None = None) -> None:
         """As `SampleTrainer.set_rate`; the penalty due until now is paid at the rate until now."""
@@ -117,8 +116,6 @@ class BatchTrainer(SampleTrainer):
         order = np.arange(len(y), dtype=np.int32) if order is None else order
         longest = longest_row(indptr)
         mean = 1.0 if weights is None or self.size == 1 else float(weights[order].mean(dtype=np.float64))
-        if len(self.slots) < n_threads and self.backend == "native":
-            self.slots = np.zeros((n_threads, self.slots.shape[1]), np.int32)
         done, self._weights = 0, None
         while done < len(order):
             steps = min(self._pieces(0, -(-(len(order) - done) // self.size)), FAR)
@@ -167,7 +164,6 @@ class BatchTrainer(SampleTrainer):
                     step,
                     self.decay.table if self.decay is not None else None,
                     self.decay.l1 if self.decay is not None else 0.0,
-                    self.slots,
                     n_threads,
                 )
             else:

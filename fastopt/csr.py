@@ -9,7 +9,6 @@ import numpy as np
 from . import kernels
 from .checks import Array
 from .errors import DTypeError, IndexRangeError, LayoutError, UnsupportedError
-from .sparse import is_scipy_sparse
 
 
 class Rows(NamedTuple):
@@ -21,27 +20,58 @@ class Rows(NamedTuple):
     shape: tuple[int, int]
 
 
+def check_shape(shape: tuple[int, int]) -> None:
+    if max(shape) >= 2**31:
+        raise UnsupportedError(f"X has shape {shape}; at most 2**31 - 1 rows and features are possible")
+
+
 def dense_rows(X: Array) -> Rows:
     """The elements of `X` that are not zero, as CSR."""
+    check_shape(X.shape)
     used = X != 0
-    indptr = np.concatenate([[0], np.cumsum(np.count_nonzero(used, axis=1))])
-    return Rows(indptr, np.nonzero(used)[1], X[used], X.shape)
+    indptr = np.zeros(len(X) + 1, np.int64)
+    np.cumsum(np.add.reduce(used, 1, np.int64), out=indptr[1:])
+    return Rows(indptr, used.nonzero()[1].astype(np.int32), X[used], X.shape)
+
+
+def copied(X: Any) -> tuple[Rows, bool] | None:
+    """As `checked_csr`, and whether the indices of each row rise; in one go, where `X` is as SciPy makes it. Else None."""
+    indptr, indices, data, (n_rows, n_features) = X.indptr, X.indices, X.data, X.shape
+    if (
+        kernels.drivers is None
+        or not type(indptr) is type(indices) is type(data) is np.ndarray
+        or max(X.shape) >= 2**31
+        or not indptr.dtype == indices.dtype == np.int32
+        or not indptr.ndim == indices.ndim == data.ndim == 1
+        or not (indptr.flags.c_contiguous and indices.flags.c_contiguous)
+        or len(indptr) != n_rows + 1
+        or not 0 <= indptr[-1] <= min(len(indices), len(data))
+    ):
+        return None
+    starts, used = np.empty(len(indptr), np.int64), np.empty(indptr[-1], np.int32)
+    rising = kernels.drivers.copy_csr(indptr, indices, starts, used, n_features)
+    return None if rising < 0 else (Rows(starts, used, np.ascontiguousarray(data[: len(used)]), X.shape), bool(rising))
+
+
+def longest_row(indptr: Array) -> int:
+    """The most entries that a row has."""
+    return int(indptr[1] - indptr[0]) if len(indptr) == 2 else int(np.diff(indptr).max(initial=0))
 
 
 def checked_csr(X: Any) -> Rows:
     """The CSR arrays of `X`: offsets (int64), indices (int32) and data, if they fit each other and the shape.
 
-    Offsets and indices are copied before they are checked, unless `dense_rows` made them: the caller's may share memory with
-    the weights that are trained, or be changed by another thread.
+    Offsets and indices are copied before they are checked: the caller's may share memory with the weights that are trained,
+    or be changed by another thread.
     """
-    apart = not isinstance(X, Rows)
+    if (found := copied(X)) is not None:
+        return found[0]
     n_rows, n_features = shape = X.shape
-    if n_features >= 2**31 or n_rows >= 2**31:
-        raise UnsupportedError(f"X has shape {shape}; at most 2**31 - 1 rows and features are possible")
+    check_shape(shape)
     indptr, indices, data = np.asarray(X.indptr), np.asarray(X.indices), np.ascontiguousarray(X.data)
     if indptr.dtype.kind not in "iu" or indices.dtype.kind not in "iu":
         raise DTypeError(f"X has indptr of {indptr.dtype} and indices of {indices.dtype}; both must be integers")
-    indptr = indptr.astype(np.int64, order="C", copy=apart)
+    indptr = indptr.astype(np.int64, order="C")
     if (
         not indptr.ndim == indices.ndim == data.ndim == 1
         or len(indptr) != n_rows + 1
@@ -50,7 +80,7 @@ def checked_csr(X: Any) -> Rows:
         or indptr[-1] > min(len(indices), len(data))
     ):
         raise LayoutError("X is not a valid CSR matrix: indptr must rise from 0 to at most the number of entries")
-    used = indices[: indptr[-1]].astype(indices.dtype, order="C", copy=apart)
+    used = indices[: indptr[-1]].astype(indices.dtype, order="C")
     if len(used) and (used.min() < 0 or used.max() >= n_features):
         raise IndexRangeError(f"X has a column index outside 0 to {n_features - 1}")
     return Rows(indptr, used.astype(np.int32, copy=False), data[: indptr[-1]], shape)
@@ -58,13 +88,23 @@ def checked_csr(X: Any) -> Rows:
 
 def csr_rows(X: Any) -> Rows:
     """As `checked_csr`, from CSR or dense, with indices that are unique in their row: repeated ones are summed."""
-    rows = checked_csr(X if is_scipy_sparse(X) else dense_rows(X))
+    if isinstance(X, np.ndarray):
+        return dense_rows(X)
+    rows, rising = copied(X) or (checked_csr(X), False)
+    if rising:
+        return rows
     indptr, indices, data, (n_rows, n_features) = rows
     native = kernels.drivers
     count, add = (native.repeated_indices, native.sum_repeated) if native else (repeated_indices, sum_repeated)
-    if count(indptr, indices, n_rows, n_features, np.zeros(n_features, np.int32)):
+    ids, features = indices, None
+    if len(indices) < n_features // 8:  # nothing as long as all features together
+        features, places = np.unique(indices, return_inverse=True)
+        ids, n_features = places.astype(np.int32), len(features)
+    if count(indptr, ids, n_rows, n_features, np.zeros(n_features, np.int32)):
         rows = rows._replace(data=data.copy())
-        add(indptr, indices, rows.data, n_rows, np.full(n_features, -1, np.int64))
+        add(indptr, ids, rows.data, n_rows, np.full(n_features, -1, np.int64))
+        if features is not None:
+            indices[:] = features[ids]
     return rows
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -65,16 +68,27 @@ def test_regression_losses_find_what_scikit_learn_finds(rng):
 
 @needs_native
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_scores_of_rows_equal_the_reference(dtype, rng):
+def test_scores_of_rows_equal_the_reference(dtype, forced, rng):
     indptr, indices, data, _ = rows(rng, 60, 1100, dtype)
     w = rng.standard_normal(1100).astype(dtype)
     want, got = np.empty(60, dtype), np.empty(60, dtype)
     reference.row_scores(indptr, indices, data, w, 0.25, want)
-    assert kernels.drivers.row_scores(indptr, indices, data, w, 0.25, got, 1100) == -1
+    assert kernels.drivers.row_scores(indptr, indices, data, w, 0.25, got) == -1
     assert_bits(got, want)
     exact = scipy_sparse.csr_matrix((data.astype(np.longdouble), indices, indptr), (60, 1100)) @ w.astype(np.longdouble)
     np.testing.assert_allclose(got, (exact + 0.25).astype(np.float64), rtol=0, atol=1000 * np.finfo(dtype).eps)
-    assert kernels.drivers.row_scores(indptr, indices, data, w[:1000], 0.25, got, 1100) >= 0
+    forced(3)
+    for threads in (2, 3, 100):
+        got[:] = 0
+        assert kernels.drivers.row_scores(indptr, indices, data, w, 0.25, got, threads) == -1
+        assert_bits(got, want)
+        assert kernels.drivers.row_scores(indptr, indices, data, w[:1000], 0.25, got, threads) >= 0
+    bad = indices.copy()
+    for k, index in ((0, -1), (len(bad) - 1, 1100), (len(bad) // 2, 2**31 - 1)):
+        bad[:] = indices
+        bad[k] = index
+        r = np.searchsorted(indptr, k, "right") - 1
+        assert kernels.drivers.row_scores(indptr, bad, data, w, 0.25, got) == r
 
 
 @needs_native
@@ -82,6 +96,7 @@ def test_scores_of_rows_equal_the_reference(dtype, rng):
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "adam", "adan", "ftrl", "rmsprop"])
 def test_batches_equal_the_reference(name, dtype, use_build, forced, rng):
     """For any threads and build, with penalties, weights, and a last batch that is short."""
+    forced(5)
     data = rows(rng, 60, 1100, dtype)
     order = rng.permutation(60).astype(np.int32)
     weights = rng.uniform(0, 3, 60).astype(dtype)
@@ -104,6 +119,39 @@ def test_batches_equal_the_reference(name, dtype, use_build, forced, rng):
                 assert_bits(got.weights(), want.weights(), f"{isa} {threads} {size} {setting} weights")
                 if bias:
                     assert_bits(got.bias, want.bias, f"{isa} {threads} {size} {setting} bias")
+
+
+@needs_native
+def test_batches_of_many_entries_equal_the_reference(forced, rng):
+    """Where features share places of the table of slots, and a batch has more entries than there are features."""
+    forced(3)
+    indptr = np.arange(0, 12001, 60)
+    for n_features, spread in ((1 << 20, 5000), (1 << 20, 1 << 20), (90, 90)):
+        features = rng.choice(n_features, spread, replace=False)
+        indices = np.concatenate([rng.choice(features, 60, replace=False) for _ in range(200)]).astype(np.int32)
+        data = indptr, indices, rng.standard_normal(12000).astype(np.float32), np.where(rng.random(200) < 0.5, -1, 1)
+        data = *data[:3], data[3].astype(np.float32)
+        want = batch_trainer("adagrad", np.float32, "numpy", 64, n_features=n_features)
+        want.train(*data, None)
+        for threads in (1, 2, 3):
+            got = batch_trainer("adagrad", np.float32, "native", 64, n_features=n_features)
+            got.train(*data, None, threads)
+            assert_bits(got.records, want.records)
+
+
+@needs_native
+@pytest.mark.parametrize("limit", ["1", "2"])
+def test_batches_have_fewer_threads_where_openmp_gives_fewer(limit):
+    code = """
+import numpy as np
+from scipy import sparse
+from fastopt.models import LinearClassifier
+X = sparse.random_array((600, 5000), density=0.02, format="csr", rng=np.random.default_rng(0))
+y = np.arange(600) % 2
+a, b = (LinearClassifier(mode="minibatch", n_jobs=n, random_state=0).fit(X, y).coef_ for n in (1, 3))
+assert (a == b).all()
+"""
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_THREAD_LIMIT": limit}, timeout=100, check=True)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -1,12 +1,31 @@
 # Samples of CSR in batches: training of linear models by the sums of a batch's gradients, and the scores of rows.
 #
-# A batch has two phases. First each thread scores a share of the samples. Then each thread owns a share of the features
-# (by a hash of their cache line), and goes through the whole batch for its own: so the gradient of a feature is summed in
-# the order of the samples, whatever the number of threads, and no record has two writers.
+# The features of a batch are gathered once into blocks, where each has a slot, and scattered back at its end. First which
+# entry has which slot is found, which needs no weights: so each thread does it for a batch of its own. Then all threads train
+# on one batch after the other. Each gathers and updates the slots that it owns, and scores a share of the samples. Who owns a
+# slot goes through its entries in the order of the samples: so a gradient is summed in that order, whatever the number of
+# threads, and no record has two writers.
+
+cdef extern from "fo_barrier.h" nogil:
+    ctypedef struct fo_barrier:
+        pass
+    void fo_wait(fo_barrier *at, int threads)
 
 cdef enum:
     REACH = 1024                # powers of the decay that a level of its table has; three levels
     BITS = 10
+    SHARED_WORK = 1024          # entries of a batch for each thread, at least
+
+cdef struct Batch:              # what is found of a batch before it is its turn
+    int32_t *slots              # of its entries, in the order of the samples
+    int32_t *touched            # the feature of a slot
+    int32_t *table              # of hashes: the slot, from `base` on those of this batch
+    int32_t base
+    Py_ssize_t *count           # slots of each owner: those from owner << room_bits on
+    Py_ssize_t *first           # of several threads: where each owner's entries begin among those sorted by owner,
+    int32_t *slot               # stable; their slots,
+    int32_t *sample             # samples, counted from the batch's first,
+    char *x                     # and data
 
 cdef struct Batches:
     span_t span
@@ -24,20 +43,28 @@ cdef struct Batches:
     const char *weights         # of the samples, or NULL: all 1
     const int32_t *order
     const char *h               # scalars of this batch's step
-    double scale                # a weight is its record's times the scale
+    Py_ssize_t h_stride         # bytes to those of the next; 0: the same for all
+    double scale, shrink        # a weight is its record's times the scale, which each step shrinks
     double by                   # derivatives are multiplied by this
+    double mean                 # weight of a sample
     int64_t *last               # steps whose penalty a record's weight has had; NULL: the scale has it
     int64_t step                # made before this batch
     const double *decay         # see caught
     double l1
+    Py_ssize_t size             # samples of a batch, but for the last
     Py_ssize_t begin, end       # samples of this batch
-    int itemsize
-    char *slopes                # of the samples of the batch
-    int64_t *place              # where a feature stands among those that its thread has met, counted from `base`
-    int64_t base                # below it: not met in this batch
     Py_ssize_t n                # samples of this call
-    char *scratch
-    Py_ssize_t room, cap, own
+    int itemsize
+    Py_ssize_t longest
+    Py_ssize_t most             # features of a batch
+    int room_bits               # an owner has 1 << room_bits slots
+    int table_bits              # a table has 1 << table_bits places, at least twice as many as there are features
+    char *slopes                # of the samples of the batch
+    char *blocks                # of the slots: weights, gradients, states
+    char *scratch               # `own` bytes for each thread: a sample's weights and data
+    Py_ssize_t own
+    Batch *batches              # one for each thread
+    fo_barrier *barrier
 
 
 cdef inline real caught(real w, int64_t k, const double *t, double l1) noexcept nogil:
@@ -52,38 +79,134 @@ cdef inline real caught(real w, int64_t k, const double *t, double l1) noexcept 
     return <real>(-m if w < 0 else m)
 
 
-cdef void score_samples(const Batches *m, real *scratch, int k, int threads) noexcept nogil:
-    cdef Py_ssize_t count = m.end - m.begin
-    cdef Py_ssize_t i, j, r, at, n, begin = m.begin + count * k // threads, end = m.begin + count * (k + 1) // threads
+cdef void find_slots(const Batches *m, real *unused, Batch *b, Py_ssize_t begin, Py_ssize_t end, int k,
+                     int threads) noexcept nogil:
+    cdef const real *data = <const real *>m.data
+    cdef real *x = <real *>b.x
+    cdef const int32_t *ids
+    cdef int32_t *slots = b.slots
+    cdef int32_t *touched = b.touched
+    cdef int32_t *table = b.table
+    cdef int32_t base, fresh, f, q, bits = m.room_bits
+    cdef uint32_t h, last = (<uint32_t>1 << m.table_bits) - 1
+    cdef int shift = 32 - m.table_bits
+    cdef int32_t next = 0, around = (<int32_t>threads << bits) - 1, room = <int32_t>1 << bits
+    cdef Py_ssize_t i, j, n, at, total = 0
+    if b.base == 0 or b.base > 2147483647 - 2 * (around + 1):
+        memset(table, 0, sizeof(int32_t) << m.table_bits)
+        b.base = 1
+    base = b.base
+    b.base += around + 1
+    for i in range(begin, end):
+        if i + 8 < m.n:
+            at = m.indptr[m.order[i + 8]]
+            for j in range(4):                  # of longer rows the rest is foreseen by the hardware
+                FO_PREFETCH_READ(m.indices + at + 16 * j)
+                FO_PREFETCH_READ(data + at + 16 * j)
+        at = m.indptr[m.order[i]]
+        n = m.indptr[m.order[i] + 1] - at
+        ids = m.indices + at
+        # Without branches, of which half would be guessed wrong: `fresh` is a mask. The slots go to the owners in turn, for
+        # the features that come first are the frequent ones.
+        for j in range(n):
+            f = ids[j]
+            touched[next] = f
+            h = (<uint32_t>f * <uint32_t>2654435769) >> shift
+            q = table[h] - base
+            fresh = -(q < 0)
+            q = (next & fresh) | (q & ~fresh)
+            while touched[q] != f:              # the place of another
+                h = (h + 1) & last
+                q = table[h] - base
+                fresh = -(q < 0)
+                q = (next & fresh) | (q & ~fresh)
+            table[h] = base + q
+            slots[total + j] = q
+            if threads == 1:
+                next = next - fresh
+            else:
+                q = next + room
+                q = q - (around & -(q > around))
+                next = next + ((q - next) & fresh)
+        total += n
+    for j in range(threads):
+        # Owner j has had the turns from j to the one before the next.
+        at = next >> bits
+        b.count[j] = (next & (room - 1)) + (j < at)
+    if threads == 1:
+        b.count[0] = next
+        return
+    for j in range(threads + 1):
+        b.first[j] = 0
+    for j in range(total):
+        b.first[(slots[j] >> bits) + 1] += 1
+    for j in range(1, threads):
+        b.first[j] += b.first[j - 1]
+    total = 0
+    for i in range(begin, end):                 # first[j] moves to where owner j's end
+        at = m.indptr[m.order[i]]
+        n = m.indptr[m.order[i] + 1] - at
+        for j in range(n):
+            q = slots[total + j]
+            f = <int32_t>b.first[q >> bits]
+            b.slot[f], b.sample[f], x[f] = q, <int32_t>(i - begin), data[at + j]
+            b.first[q >> bits] = f + 1
+        total += n
+    for j in range(threads, 0, -1):
+        b.first[j] = b.first[j - 1]
+    b.first[0] = 0
+
+
+cdef void gather_slots(const Batches *m, real *blocks, const Batch *b, int k, int threads) noexcept nogil:
+    cdef Py_ssize_t room = <Py_ssize_t>threads << m.room_bits, at = <Py_ssize_t>k << m.room_bits
+    cdef Py_ssize_t stop = at + b.count[k], n, ahead, j
     cdef const real *records = <const real *>m.records
+    cdef const int32_t *ids
+    cdef real *p
+    cdef real *s
+    cdef real up = <real>m.scale
+    memset(blocks + room + at, 0, b.count[k] * sizeof(real))
+    fetch_records(records, b.touched + at, stop - at if stop - at < 64 else 64, m.stride)
+    while at < stop:
+        n = stop - at if stop - at < 64 else 64
+        ids, p, s = b.touched + at, blocks + at, blocks + 2 * room + at
+        ahead = stop - at - n if stop - at - n < 64 else 64
+        fetch_records(records, ids + n, ahead, m.stride)
+        if m.n_states == 0:
+            gather(p, s, room, records, ids, n, 1, 0, up)
+        elif m.n_states == 1:
+            gather(p, s, room, records, ids, n, 2, 1, up)
+        elif m.n_states == 2:
+            gather(p, s, room, records, ids, n, 4, 2, up)
+        else:
+            gather(p, s, room, records, ids, n, m.stride, m.n_states, up)
+        if m.last != NULL:                  # the scale is 1
+            for j in range(n):
+                p[j] = caught(p[j], m.step - m.last[ids[j]], m.decay, m.l1)
+                m.last[ids[j]] = m.step
+        at += n
+
+
+cdef void score_samples(const Batches *m, const real *blocks, const Batch *b, real *p, int k, int threads) noexcept nogil:
+    cdef Py_ssize_t count = m.end - m.begin, i, j, r, at, n, total = 0
+    cdef Py_ssize_t begin = m.begin + count * k // threads, end = m.begin + count * (k + 1) // threads
     cdef const real *bias = <const real *>m.bias
     cdef const real *data = <const real *>m.data
     cdef const real *y = <const real *>m.y
     cdef const real *weights = <const real *>m.weights
     cdef real *slopes = <real *>m.slopes
-    cdef real *p = scratch
-    cdef real *x = scratch + m.room
-    cdef real up = <real>m.scale
-    cdef const int32_t *ids
+    cdef real *x = p + m.longest
+    cdef const int32_t *slots = b.slots
     cdef double slope
+    for i in range(m.begin, begin):
+        slots += m.indptr[m.order[i] + 1] - m.indptr[m.order[i]]
     for i in range(begin, end):
         r = m.order[i]
-        if i + 8 < m.n:
-            FO_PREFETCH_READ(m.indices + m.indptr[m.order[i + 8]])
-            FO_PREFETCH_READ(data + m.indptr[m.order[i + 8]])
-        if i + 2 < m.n:
-            for j in range(m.indptr[m.order[i + 2]], m.indptr[m.order[i + 2] + 1]):
-                FO_PREFETCH_READ(records + m.indices[j] * m.stride)
-                if m.last != NULL:
-                    FO_PREFETCH_READ(m.last + m.indices[j])
         at = m.indptr[r]
         n = m.indptr[r + 1] - at
-        ids = m.indices + at
         for j in range(n):
-            p[j] = up * records[ids[j] * m.stride]
-        if m.last != NULL:                  # the scale is 1
-            for j in range(n):
-                p[j] = caught(p[j], m.step - m.last[ids[j]], m.decay, m.l1)
+            p[j] = blocks[slots[j]]
+        slots += n
         memcpy(x, data + at, n * sizeof(real))
         if bias != NULL:
             p[n], x[n] = bias[0], 1
@@ -94,140 +217,125 @@ cdef void score_samples(const Batches *m, real *scratch, int k, int threads) noe
         slopes[i - m.begin] = <real>(((weights[r] if weights != NULL else 1.0) * slope) * m.by)
 
 
-cdef inline int owner(int32_t f, int threads) noexcept nogil:
-    # The thread of a feature, the same for 16 neighbours, whose records share cache lines.
-    return <int>((((<uint32_t>f >> 4) * <uint32_t>2654435769) >> 16) * <uint32_t>threads >> 16)
-
-
-cdef void update_features(const Batches *m, real *scratch, int k, int threads) noexcept nogil:
-    cdef real *p = scratch
-    cdef real *s = p + GATHER
-    cdef real *g = s + 4 * GATHER
-    cdef int32_t *touched = <int32_t *>(g + m.cap)
-    cdef int32_t *mine = touched + m.cap
+cdef void update_slots(const Batches *m, real *blocks, const Batch *b, int k, int threads) noexcept nogil:
+    cdef Py_ssize_t room = <Py_ssize_t>threads << m.room_bits, at = <Py_ssize_t>k << m.room_bits
+    cdef Py_ssize_t stop = at + b.count[k], i, j, n, q
+    cdef real *g = blocks + room
+    cdef real *p
+    cdef real *s
     cdef real *records = <real *>m.records
     cdef real *bias = <real *>m.bias
-    cdef const real *data = <const real *>m.data
-    cdef const real *slopes = <const real *>m.slopes
     cdef const real *x
+    cdef const real *slopes = <const real *>m.slopes
+    cdef const int32_t *slots = b.slots
     cdef const int32_t *ids
-    cdef int64_t *place = m.place
-    cdef int32_t f
-    cdef Py_ssize_t i, j, c, n, at, start, q, count = 0
-    cdef bint fresh
-    cdef real up = <real>m.scale, down = <real>(1.0 / m.scale), slope
-    for i in range(m.begin, m.end):
-        at = m.indptr[m.order[i]]
-        n = m.indptr[m.order[i] + 1] - at
-        ids, x, slope = m.indices + at, data + at, slopes[i - m.begin]
-        if i + 1 < m.n:
-            for j in range(m.indptr[m.order[i + 1]], m.indptr[m.order[i + 1] + 1]):
-                FO_PREFETCH(place + m.indices[j])
-        c = n
-        if threads > 1:
-            c = 0
+    cdef real down = <real>(1.0 / m.scale), slope
+    cdef real own[5]
+    if threads == 1:
+        for i in range(m.begin, m.end):
+            x = <const real *>m.data + m.indptr[m.order[i]]
+            n = m.indptr[m.order[i] + 1] - m.indptr[m.order[i]]
+            slope = slopes[i - m.begin]
             for j in range(n):
-                mine[c] = <int32_t>j
-                c += owner(ids[j], threads) == k
-        # Without branches, of which half would be guessed wrong.
-        for j in range(c):
-            at = mine[j] if threads > 1 else j
-            f = ids[at]
-            fresh = place[f] < m.base
-            q = count if fresh else place[f] - m.base
-            place[f], touched[q] = m.base + q, f
-            g[q] = (0 if fresh else g[q]) + slope * x[at]
-            count += fresh
-    start = 0
-    while start < count:
-        n = count - start if count - start < GATHER else GATHER
-        ids = touched + start
-        if start + GATHER < count:
-            c = count - start - GATHER
-            fetch_records(records, ids + GATHER, c if c < GATHER else GATHER, m.stride)
+                g[slots[j]] = g[slots[j]] + slope * x[j]
+            slots += n
+    else:
+        x = <const real *>b.x
+        for j in range(b.first[k], b.first[k + 1]):
+            g[b.slot[j]] = g[b.slot[j]] + slopes[b.sample[j]] * x[j]
+    while at < stop:
+        n = stop - at if stop - at < GATHER else GATHER
+        ids, p, s = b.touched + at, blocks + at, blocks + 2 * room + at
+        m.span(n, p, g + at, s, s + room, s + 2 * room, s + 3 * room, m.h)
         if m.n_states == 0:
-            gather(p, s, GATHER, records, ids, n, 1, 0, up)
+            scatter(p, s, room, records, ids, n, 1, 0, down)
         elif m.n_states == 1:
-            gather(p, s, GATHER, records, ids, n, 2, 1, up)
+            scatter(p, s, room, records, ids, n, 2, 1, down)
         elif m.n_states == 2:
-            gather(p, s, GATHER, records, ids, n, 4, 2, up)
+            scatter(p, s, room, records, ids, n, 4, 2, down)
         else:
-            gather(p, s, GATHER, records, ids, n, m.stride, m.n_states, up)
-        if m.last != NULL:              # the scale is 1
-            for j in range(n):
-                p[j] = caught(p[j], m.step - m.last[ids[j]], m.decay, m.l1)
-                m.last[ids[j]] = m.step
-        m.span(n, p, g + start, s, s + GATHER, s + 2 * GATHER, s + 3 * GATHER, m.h)
-        if m.n_states == 0:
-            scatter(p, s, GATHER, records, ids, n, 1, 0, down)
-        elif m.n_states == 1:
-            scatter(p, s, GATHER, records, ids, n, 2, 1, down)
-        elif m.n_states == 2:
-            scatter(p, s, GATHER, records, ids, n, 4, 2, down)
-        else:
-            scatter(p, s, GATHER, records, ids, n, m.stride, m.n_states, down)
-        start += GATHER
+            scatter(p, s, room, records, ids, n, m.stride, m.n_states, down)
+        at += n
     if bias != NULL and k == 0:
-        g[0] = slopes[0]
+        slope = slopes[0]
         for i in range(1, m.end - m.begin):
-            g[0] = g[0] + slopes[i]
-        p[0] = bias[0]
-        for q in range(m.n_states):
-            s[q * GATHER] = bias[1 + q]
-        m.span(1, p, g, s, s + GATHER, s + 2 * GATHER, s + 3 * GATHER, m.h)
-        bias[0] = p[0]
-        for q in range(m.n_states):
-            bias[1 + q] = s[q * GATHER]
+            slope = slope + slopes[i]
+        for q in range(1 + m.n_states):
+            own[q] = bias[q]
+        m.span(1, own, &slope, own + 1, own + 2, own + 3, own + 4, m.h)
+        for q in range(1 + m.n_states):
+            bias[q] = own[q]
 
 
-cdef void score_share(void *what, int k, int threads) noexcept nogil:
-    cdef const Batches *m = <const Batches *>what
-    cdef fo_fpenv saved
-    if threads > 1:                     # else the caller has
-        saved = fo_fp_enter()
+cdef double train_batches(const Batches *shared, real *blocks, int k, int threads) noexcept nogil:
+    cdef Batches m = shared[0]                  # this thread's own
+    cdef Batch *b
+    cdef real *scratch = <real *>(m.scratch + k * m.own)
+    cdef Py_ssize_t at = (m.most + threads - 1) // threads
+    cdef int i
+    m.room_bits = 4
+    while (<Py_ssize_t>1 << m.room_bits) <= at:
+        m.room_bits += 1
+    while m.begin < m.n:
+        at = m.begin + k * m.size
+        if at < m.n:
+            find_slots(&m, blocks, m.batches + k, at, at + m.size if m.n - at > m.size else m.n, k, threads)
+        fo_wait(m.barrier, threads)
+        for i in range(threads):
+            if m.begin >= m.n:
+                break
+            b = m.batches + i
+            m.end = m.begin + m.size if m.n - m.begin > m.size else m.n
+            m.by = 1.0 / (<double>(m.end - m.begin) * m.mean)
+            gather_slots(&m, blocks, b, k, threads)
+            fo_wait(m.barrier, threads)
+            score_samples(&m, blocks, b, scratch, k, threads)
+            fo_wait(m.barrier, threads)
+            update_slots(&m, blocks, b, k, threads)
+            fo_wait(m.barrier, threads)
+            m.scale = m.scale * m.shrink
+            m.h += m.h_stride
+            m.step += 1
+            m.begin = m.end
+    return m.scale
+
+
+cdef void batches_share(void *what, int k, int threads) noexcept nogil:
+    cdef Batches *m = <Batches *>what
+    cdef double scale
+    cdef fo_fpenv saved = fo_fp_enter()
     if m.itemsize == 4:
-        score_samples[float](m, <float *>(m.scratch + k * m.own), k, threads)
+        scale = train_batches(m, <float *>m.blocks, k, threads)
     else:
-        score_samples[double](m, <double *>(m.scratch + k * m.own), k, threads)
-    if threads > 1:
-        fo_fp_leave(saved)
+        scale = train_batches(m, <double *>m.blocks, k, threads)
+    if k == 0:
+        m.scale = scale                         # all have copied it, before they waited
+    fo_fp_leave(saved)
 
 
-cdef void update_share(void *what, int k, int threads) noexcept nogil:
-    cdef const Batches *m = <const Batches *>what
-    cdef fo_fpenv saved
-    if threads > 1:
-        saved = fo_fp_enter()
-    if m.itemsize == 4:
-        update_features[float](m, <float *>(m.scratch + k * m.own), k, threads)
-    else:
-        update_features[double](m, <double *>(m.scratch + k * m.own), k, threads)
-    if threads > 1:
-        fo_fp_leave(saved)
+cdef inline Py_ssize_t apart(Py_ssize_t size) noexcept nogil:
+    return (size + 2 * APART - 1) // APART * APART
 
 
 def batches(addresses, str span, int n_states, str loss, double parameter, records, bias, Py_ssize_t stride, indptr,
             indices, data, y, weights, order, Py_ssize_t size, double mean, Py_ssize_t longest, h, bint one_row,
-            double scale, double shrink, last, int64_t step, decay, double l1, place, int threads):
+            double scale, double shrink, last, int64_t step, decay, double l1, int threads):
     """Train on the CSR rows of `order` in batches of `size`; returns the scale of the weights afterwards.
 
     As `samples`, a row of `h` for each batch. The gradient of a batch is the sum of its samples' by the number of samples and
     `mean`, the mean weight of a sample. With `last`, the steps whose penalty each feature's weight has had, the penalty is
     that of `decay` and `l1`, see ``caught``, caught up when a feature is touched; the scale must be 1. `step`: those made
-    before. `place`: int64, one for each feature and one more, zeros at first and then what the last call left. The bits are
-    the same for any `threads`.
+    before. The bits are the same for any `threads`.
     """
     cdef Batches m
-    cdef int itemsize = data.itemsize
-    cdef Py_ssize_t n = len(order), last_place = len(place) - 1, most = 0, entries, i
+    cdef Batch *b
+    cdef int itemsize = data.itemsize, k
+    cdef Py_ssize_t n = len(order), most = 0, entries = 0, i, room
+    cdef Py_ssize_t of_slots, of_touched, of_table, of_x, of_counts, of_blocks, of_slopes, of_batch
     cdef size_t at
     cdef char *memory
-    cdef fo_fpenv saved
-    cdef Py_ssize_t h_stride = 0 if one_row else h.strides[0]
     if n == 0:
         return scale
-    if fo_is_fork_child or not FO_OPENMP:
-        threads = 1
     at = addresses[span]
     m.span = <span_t><void *>at
     at = addresses["score"]
@@ -239,117 +347,135 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
     m.indptr, m.indices, m.data = <const int64_t *>buffer(indptr), <const int32_t *>buffer(indices), <const char *>buffer(data)
     m.y, m.weights = <const char *>buffer(y), <const char *>buffer(weights)
     m.order = <const int32_t *>buffer(order)
-    m.h = <const char *>buffer(h) + SPAN * itemsize
-    m.scale, m.step, m.l1, m.itemsize = scale, step, l1, itemsize
-    m.last, m.decay, m.place = <int64_t *>buffer(last, 1), <const double *>buffer(decay), <int64_t *>buffer(place, 1)
-    entries = 0
+    m.h, m.h_stride = <const char *>buffer(h) + SPAN * itemsize, 0 if one_row else h.strides[0]
+    m.scale, m.shrink, m.mean, m.step, m.l1, m.itemsize = scale, shrink, mean, step, l1, itemsize
+    m.last, m.decay = <int64_t *>buffer(last, 1), <const double *>buffer(decay)
+    m.begin, m.n, m.size = 0, n, size if size < n else n
     for i in range(n):
         if i % size == 0:
             entries = 0
         entries += m.indptr[m.order[i] + 1] - m.indptr[m.order[i]]
         most = entries if entries > most else most
-    if most > last_place:
-        most = last_place
-    m.base, m.n = m.place[last_place] + 1, n
-    m.room = (longest + 1 + 2 * PAD - 1) // PAD * PAD
-    m.cap = (most + PAD) // PAD * PAD
-    m.own = (2 * m.room if 2 * m.room > 5 * GATHER + m.cap else 5 * GATHER + m.cap) * itemsize
-    m.own = (m.own + (m.cap + longest + 1) * 4 + 255) // 128 * 128
-    memory = <char *>PyMem_Calloc(threads * m.own + (size if size < n else n) * itemsize + 64, 1)
+    if fo_is_fork_child or not FO_OPENMP:
+        threads = 1
+    if serial_below and threads > most // SHARED_WORK:
+        threads = <int>(most // SHARED_WORK) if most >= SHARED_WORK else 1
+    m.most = most if most < len(records) else len(records)
+    m.table_bits = 5
+    while (<Py_ssize_t>1 << m.table_bits) < 2 * m.most:
+        m.table_bits += 1
+    room = 2 * m.most + 18 * threads            # at least the slots of `threads` owners, or of fewer
+    if room > 1 << 29:
+        raise MemoryError(f"a batch has {most} entries, which is too many; use a smaller batch_size")
+    m.longest = longest + 1 + PAD
+    m.own = apart(2 * m.longest * itemsize)
+    of_slots, of_touched, of_counts = apart(most * 4), apart(room * 4), apart((threads + 1) * sizeof(Py_ssize_t))
+    of_x = apart(most * itemsize) if threads > 1 else 0
+    of_table = apart(sizeof(int32_t) << m.table_bits)
+    of_batch = of_slots + of_touched + of_table + 2 * of_counts + (2 * of_slots + of_x if threads > 1 else 0)
+    of_blocks, of_slopes = apart((2 + n_states) * room * itemsize), apart(m.size * itemsize)
+    memory = <char *>PyMem_Malloc(APART + of_blocks + of_slopes + threads * (m.own + of_batch + sizeof(Batch))
+                                  + sizeof(fo_barrier))
     if memory == NULL:
         raise MemoryError
     at = <size_t>memory
-    at = (at + 63) // 64 * 64
-    m.scratch, m.slopes = <char *>at, <char *>at + threads * m.own
+    m.blocks = <char *>((at + APART - 1) // APART * APART)
+    m.slopes = m.blocks + of_blocks
+    m.scratch = m.slopes + of_slopes
+    at = <size_t>(m.scratch + threads * m.own)
+    m.barrier = <fo_barrier *>(at + threads * of_batch)
+    memset(m.barrier, 0, sizeof(fo_barrier))
+    m.batches = <Batch *>(m.barrier + 1)
+    for k in range(threads):
+        b = m.batches + k
+        b.slots, b.touched = <int32_t *>at, <int32_t *>(at + of_slots)
+        at += of_slots + of_touched
+        b.table, b.base = <int32_t *>at, 0
+        at += of_table
+        b.count, b.first = <Py_ssize_t *>at, <Py_ssize_t *>(at + of_counts)
+        at += 2 * of_counts
+        if threads > 1:
+            b.slot, b.sample, b.x = <int32_t *>at, <int32_t *>(at + of_slots), <char *>(at + 2 * of_slots)
+            at += 2 * of_slots + of_x
     with nogil:
-        saved = fo_fp_enter()
-        m.begin = 0
-        while m.begin < n:
-            m.end = m.begin + size if n - m.begin > size else n
-            m.by = 1.0 / (<double>(m.end - m.begin) * mean)
-            together(score_share, &m, threads)
-            together(update_share, &m, threads)
-            m.scale = m.scale * shrink
-            m.h += h_stride
-            m.step += 1
-            m.base += most
-            m.begin = m.end
-        m.place[last_place] = m.base
-        fo_fp_leave(saved)
+        in_step(batches_share, &m, threads)
     PyMem_Free(memory)
     return m.scale
 
 
-cdef Py_ssize_t rows_scored(int32_t *copied, Py_ssize_t room, const int64_t *indptr, const int32_t *indices,
-                            const real *data, const real *w, Py_ssize_t n_features, real bias,
-                            real *out, Py_ssize_t n) noexcept nogil:
-    # Indices are copied before they are looked at, those of several rows at once: another thread may change the caller's. In
-    # four lanes, of which lane k takes the entries k mod 4 of whole fours and the first the rest: what is waited for is the
-    # next addition.
-    cdef Py_ssize_t r = 0, stop, j, at, count, whole
-    cdef int32_t *ids
-    cdef uint32_t largest
-    cdef real a, b, c, d
+cdef struct Scoring:
+    const int64_t *indptr
+    const int32_t *indices
+    const char *data
+    const char *w
+    Py_ssize_t n_features
+    double bias
+    char *out
+    Py_ssize_t n
+    int itemsize
+    int64_t bad                 # a row that has an index out of bounds; -1: none
+
+
+cdef Py_ssize_t rows_scored(const int64_t *indptr, const int32_t *indices, const real *data, const real *w,
+                            uint32_t n_features, real bias, real *out, Py_ssize_t r, Py_ssize_t end) noexcept nogil:
+    # Each index is read once and looked at before it is followed: another thread may change the caller's. In four lanes, of
+    # which lane k takes the entries k mod 4 of whole fours and the first the rest: what is waited for is the next addition.
+    cdef Py_ssize_t count, whole, j
+    cdef const int32_t *ids
     cdef const real *x
-    while r < n:
-        at, stop = indptr[r], r + 1
-        while stop < n and indptr[stop + 1] - at <= room:
-            stop = stop + 1
-        count = indptr[stop] - at
-        memcpy(copied, indices + at, count * 4)
-        largest = 0
-        for j in range(count):              # at least the largest, and mostly small enough
-            largest = largest | <uint32_t>copied[j]
-        if largest >= n_features:
-            for j in range(count):
-                if <uint32_t>copied[j] >= n_features:
-                    return r
-        while r < stop:
-            ids = copied + (indptr[r] - at)
-            count = indptr[r + 1] - indptr[r]
-            a, b, c, d, x = 0, 0, 0, 0, data + indptr[r]
-            whole = count & ~<Py_ssize_t>3
-            j = 0
-            while j < whole:
-                a = a + w[ids[j]] * x[j]
-                b = b + w[ids[j + 1]] * x[j + 1]
-                c = c + w[ids[j + 2]] * x[j + 2]
-                d = d + w[ids[j + 3]] * x[j + 3]
-                j = j + 4
-            while j < count:
-                a = a + w[ids[j]] * x[j]
-                j = j + 1
-            out[r] = ((a + b) + (c + d)) + bias
-            r = r + 1
+    cdef uint32_t i0, i1, i2, i3
+    cdef real a, b, c, d
+    while r < end:
+        ids, x, count = indices + indptr[r], data + indptr[r], indptr[r + 1] - indptr[r]
+        a, b, c, d = 0, 0, 0, 0
+        whole = count & ~<Py_ssize_t>3
+        j = 0
+        while j < whole:
+            i0, i1, i2, i3 = fo_get32(ids + j), fo_get32(ids + j + 1), fo_get32(ids + j + 2), fo_get32(ids + j + 3)
+            if i0 >= n_features or i1 >= n_features or i2 >= n_features or i3 >= n_features:
+                return r
+            a = a + w[i0] * x[j]
+            b = b + w[i1] * x[j + 1]
+            c = c + w[i2] * x[j + 2]
+            d = d + w[i3] * x[j + 3]
+            j = j + 4
+        while j < count:
+            i0 = fo_get32(ids + j)
+            if i0 >= n_features:
+                return r
+            a = a + w[i0] * x[j]
+            j = j + 1
+        out[r] = ((a + b) + (c + d)) + bias
+        r = r + 1
     return -1
 
 
-def row_scores(indptr, indices, data, w, double bias, out, Py_ssize_t longest):
-    """The scores of CSR rows; returns -1, or a row not far before one that has an index out of bounds.
+cdef void scoring_share(void *what, int k, int threads) noexcept nogil:
+    cdef Scoring *m = <Scoring *>what
+    cdef Py_ssize_t begin = m.n * k // threads, end = m.n * (k + 1) // threads, bad
+    cdef fo_fpenv saved = fo_fp_enter()
+    if m.itemsize == 4:
+        bad = rows_scored[float](m.indptr, m.indices, <const float *>m.data, <const float *>m.w, <uint32_t>m.n_features,
+                                 <float>m.bias, <float *>m.out, begin, end)
+    else:
+        bad = rows_scored[double](m.indptr, m.indices, <const double *>m.data, <const double *>m.w,
+                                  <uint32_t>m.n_features, m.bias, <double *>m.out, begin, end)
+    if bad >= 0:
+        fo_put64(&m.bad, bad)
+    fo_fp_leave(saved)
 
-    Arrays are contiguous: int64 offsets that the caller has checked, of rows of at most `longest` entries, int32 indices, data,
-    weights and `out` of one dtype.
+
+def row_scores(indptr, indices, data, w, double bias, out, int threads=1):
+    """The scores of CSR rows; returns -1, or a row that has an index out of bounds. The bits are the same for any `threads`.
+
+    Arrays are contiguous: int64 offsets that the caller has checked, int32 indices, data, weights and `out` of one dtype.
     """
-    cdef int itemsize = data.itemsize
-    cdef Py_ssize_t n = len(out), n_features = len(w)
-    cdef Py_ssize_t bad, room = longest if longest > 4096 else 4096
-    cdef const int64_t *start = <const int64_t *>buffer(indptr)
-    cdef const int32_t *columns = <const int32_t *>buffer(indices)
-    cdef void *x = buffer(data)
-    cdef void *by = buffer(w)
-    cdef void *to = buffer(out, 1)
-    cdef fo_fpenv saved
-    cdef int32_t *ids = <int32_t *>PyMem_Malloc(room * 4)
-    if ids == NULL:
-        raise MemoryError
+    cdef Scoring m
+    m.indptr, m.indices, m.data = <const int64_t *>buffer(indptr), <const int32_t *>buffer(indices), <const char *>buffer(data)
+    m.w, m.out, m.bias = <const char *>buffer(w), <char *>buffer(out, 1), bias
+    m.n, m.n_features, m.itemsize, m.bad = len(out), len(w), data.itemsize, -1
+    if fo_is_fork_child or not FO_OPENMP or len(indices) < serial_below:
+        threads = 1
     with nogil:
-        saved = fo_fp_enter()
-        if itemsize == 4:
-            bad = rows_scored[float](ids, room, start, columns, <const float *>x, <const float *>by,
-                                     n_features, <float>bias, <float *>to, n)
-        else:
-            bad = rows_scored[double](ids, room, start, columns, <const double *>x,
-                                      <const double *>by, n_features, bias, <double *>to, n)
-        fo_fp_leave(saved)
-    PyMem_Free(ids)
-    return bad
+        together(scoring_share, &m, threads)
+    return m.bad

@@ -48,6 +48,7 @@ cdef extern from "fo_memory.h" nogil:
     double fo_getd(const double *at)
     void fo_putf(float *at, float x)
     void fo_putd(double *at, double x)
+    uint32_t fo_get32(const void *at)
     uint64_t fo_get64(const void *at)
     void fo_put64(void *at, uint64_t x)
     void fo_copy_shared(void *to, const void *source, size_t size)
@@ -161,6 +162,15 @@ cdef void together(job_t job, void *what, int threads) noexcept nogil:
             while k < threads:
                 job(what, k, threads)
                 k = k + fo_team_size()
+
+
+cdef void in_step(job_t job, void *what, int threads) noexcept nogil:
+    # job(what, k, n) for each k below n, at the same time, so that they may wait for each other; n: `threads`, or fewer.
+    if threads == 1:
+        job(what, 0, 1)
+    else:
+        with parallel(num_threads=threads):
+            job(what, threadid(), fo_team_size())
 
 
 cdef int team(Py_ssize_t total, int wanted) noexcept:

@@ -625,6 +625,66 @@ def online(addresses, str rule, p, s0, s1, indptr, indices, data, bint intercept
     PyMem_Free(scratch)
 
 
+cdef inline bint finite_elements(const real *x, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride) noexcept nogil:
+    # Of a number that is not finite, the difference to itself is not 0.
+    cdef Py_ssize_t j
+    cdef bint found = True
+    if ids == NULL:
+        for j in range(n):
+            found = found & (x[j] - x[j] == 0)
+    else:
+        for j in range(n):
+            found = found & (x[ids[j] * stride] - x[ids[j] * stride] == 0)
+    return found
+
+
+def finite(x, ids=None):
+    """Whether all elements of an array are finite; with `ids` (int32, in range), the first of each of these rows."""
+    cdef const int32_t *which = <const int32_t *>buffer(ids)
+    cdef Py_ssize_t n = x.size if ids is None else len(ids), stride = 1 if ids is None else x.shape[1]
+    cdef void *at = buffer(x)
+    cdef bint of_float = x.itemsize == 4, found
+    with nogil:
+        if of_float:
+            found = finite_elements[float](<const float *>at, which, n, stride)
+        else:
+            found = finite_elements[double](<const double *>at, which, n, stride)
+    return found
+
+
+def copy_csr(indptr, indices, starts, used, Py_ssize_t n_features):
+    """Copy the offsets and indices (int32) of CSR rows, then check them; `starts`: int64, as long; `used`: int32.
+
+    Returns 1 where the indices of each row rise, 0 where they do not, -1 where the offsets do not rise from 0 to the length
+    of `used`, or an index is out of bounds.
+    """
+    cdef const int32_t *offsets = <const int32_t *>buffer(indptr)
+    cdef const int32_t *source = <const int32_t *>buffer(indices)
+    cdef int64_t *start = <int64_t *>buffer(starts, 1)
+    cdef int32_t *ids = <int32_t *>buffer(used, 1)
+    cdef Py_ssize_t r, j, n_rows = len(starts) - 1, n = len(used)
+    cdef uint32_t most = 0
+    cdef bint rising = True
+    with nogil:
+        for r in range(n_rows + 1):
+            start[r] = offsets[r]
+        if start[0] != 0 or start[n_rows] != n:
+            n_rows = -1
+        for r in range(n_rows):
+            if start[r + 1] < start[r]:
+                n_rows = -1
+                break
+        memcpy(ids, source, n * 4)
+        for j in range(n):
+            most = ids[j] if <uint32_t>ids[j] > most else most
+        for r in range(n_rows):
+            for j in range(start[r] + 1, start[r + 1]):
+                rising = rising & (ids[j] > ids[j - 1])
+    if n_rows < 0 or (n > 0 and most >= n_features):
+        return -1
+    return 1 if rising else 0
+
+
 def repeated_indices(indptr, indices, Py_ssize_t n_rows, Py_ssize_t n_features, seen):
     """How many entries of CSR rows repeat an index of their row; indices have been checked.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
 from ..checks import Array
+from ..csr import longest_row
 from ..errors import HyperParameterError, NonFiniteError, UnsupportedError
 from . import reference
 from .samples import SMALLEST_SCALE, SampleTrainer
@@ -61,7 +63,6 @@ class BatchTrainer(SampleTrainer):
         self.decay: Decay | None = None
         self.settled = 0
         super().__init__(*of_a_trainer)
-        self.slots = np.zeros(len(self.records) + 1, np.int64)
 
     def set_rate(self, lr: Any, l2: float, l1: float | None = None, size: int | None = None) -> None:
         """As `SampleTrainer.set_rate`; the penalty due until now is paid at the rate until now."""
@@ -96,6 +97,11 @@ class BatchTrainer(SampleTrainer):
             self._weights.flags.writeable = False
         return self._weights
 
+    def weights_of(self, features: Array) -> Array:
+        if self.last is None or self.decay is None or self._weights is not None:
+            return super().weights_of(features)
+        return self.decay.caught(self.records[features, 0], self.steps - self.last[features])
+
     def train(
         self,
         indptr: Array,
@@ -108,7 +114,7 @@ class BatchTrainer(SampleTrainer):
     ) -> None:
         """One pass over the rows in `order`, the same bits for any number of threads."""
         order = np.arange(len(y), dtype=np.int32) if order is None else order
-        longest = int(np.diff(indptr).max(initial=0))
+        longest = longest_row(indptr)
         mean = 1.0 if weights is None or self.size == 1 else float(weights[order].mean(dtype=np.float64))
         done, self._weights = 0, None
         while done < len(order):
@@ -140,7 +146,7 @@ class BatchTrainer(SampleTrainer):
             if self.backend == "native":
                 n_states, loss, parameter, records, bias, *rows, h, one_row, scale, shrink, last, step = shared
                 self.scale = kernels.drivers.batches(
-                    kernels.table[self.dtype.name],
+                    kernels.table[self.name],
                     self.rule.span,
                     n_states,
                     loss,
@@ -158,7 +164,6 @@ class BatchTrainer(SampleTrainer):
                     step,
                     self.decay.table if self.decay is not None else None,
                     self.decay.l1 if self.decay is not None else 0.0,
-                    self.slots,
                     n_threads,
                 )
             else:
@@ -170,7 +175,7 @@ class BatchTrainer(SampleTrainer):
                 self.scale = 1.0
             if self.steps - self.settled > FAR:
                 self.settle()
-        if self.bias is not None and not np.isfinite(self.bias[0]):
+        if self.bias is not None and not math.isfinite(self.bias[0]):
             raise NonFiniteError(
                 "training diverged: the intercept is not finite; use a smaller lr, or scale the features"
             )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -46,12 +48,42 @@ LOSS_PARAMETERS = {
 MODES = ("sequential", "minibatch", "hogwild")
 _THREADS = kernels.threads.LIMIT
 DTYPES = [np.float64, np.float32]
+_CSR = (sparse.csr_matrix, sparse.csr_array)
 
 
 def merged(X: Any) -> Any:
     """`X` as a CSR matrix in which no row repeats an index: repeated entries are summed into the first, in order."""
     indptr, indices, data, shape = csr_rows(X)
     return sparse.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=shape)
+
+
+def is_finite(x: Array) -> bool:
+    """Whether all elements are; `x` is contiguous, float32 or float64."""
+    if kernels.drivers is not None:
+        return kernels.drivers.finite(x)
+    with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever an element is not
+        return math.isfinite(np.add.reduce(x, None)) or bool(np.isfinite(x).all())
+
+
+def _entries(X: Any) -> Array:
+    entries: Array = X if type(X) is np.ndarray else X.data
+    return entries
+
+
+@functools.cache
+def _parameter_names(cls: type) -> tuple[str, ...]:
+    return tuple(inspect.signature(cls).parameters)
+
+
+def _plain_labels(y: Any, n: int) -> Array | None:
+    """`y` as an array, if it is of `n` finite numbers or of texts, one after the other; else None."""
+    if type(y) is list:
+        y = np.asarray(y)
+    if type(y) is not np.ndarray or y.shape != (n,) or y.dtype.kind not in "biufU":
+        return None
+    if y.dtype.kind == "f" and (y.dtype not in DTYPES or not y.flags.c_contiguous or not is_finite(y)):
+        return None
+    return y
 
 
 class Model:
@@ -101,6 +133,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     """Parameters, checks, training pass by pass. A subclass has trainers (`_make`, `_set_rate`) and scores (`_score`)."""
 
     _losses: tuple[str, ...] = ()
+    #: Whether the score of a row is not finite wherever one of its entries is not, and weights are.
+    _scores_show = False
+    _checked: tuple[Any, ...] = ()  # the parameters that have been checked, and those that the trainers have
+    _set: tuple[Any, ...] | None = None
     loss: str
     optimizer: str
     lr: Any
@@ -129,6 +165,36 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
                 setattr(self, name, value)
 
     # ------------------------------------------------------------------------------------------------------- checks
+
+    def _look(self) -> None:
+        """Check the parameters, unless they are the very objects of the last time."""
+        now = tuple(map(self.__dict__.get, _parameter_names(type(self))))
+        if len(now) != len(self._checked) or not all(map(operator.is_, now, self._checked)):
+            self._check_parameters()
+            self._checked = now
+
+    def _is_plain(self, X: Any) -> bool:
+        """Whether `validate_data` would return `X` as it is, should its entries be finite."""
+        return (
+            (type(X) in _CSR or (type(X) is np.ndarray and X.ndim == 2))
+            and X.dtype in DTYPES
+            and _entries(X).flags.c_contiguous
+            and X.shape[0] > 0
+            and X.shape[1] == self.n_features_in_
+            and not hasattr(self, "feature_names_in_")
+        )
+
+    def _valid(self, X: Any, y: Any, first: bool, **options: Any) -> tuple[Any, Array]:
+        """As `validate_data`, which takes long for a few rows."""
+        if (
+            not first
+            and self._is_plain(X)
+            and (plain := _plain_labels(y, X.shape[0])) is not None
+            and is_finite(_entries(X))
+        ):
+            return X, plain
+        found: tuple[Any, Array] = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, reset=first, **options)
+        return found
 
     def _check_parameters(self) -> None:
         checks.one_of(*self._losses)("loss", self.loss)
@@ -187,6 +253,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         return weights
 
     # ----------------------------------------------------------------------------------------------------- training
+
+    def _searches(self) -> bool:
+        """Whether the trainers choose their rate."""
+        return False
 
     def _make(self, n_features: int, dtype: Any) -> Any:
         """A trainer at its start."""
@@ -258,17 +328,20 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         indptr, indices, data, shape = csr_rows(X)
         if fresh:
             self._start(len(targets), shape[1], data.dtype)
-        elif self._trained_as != self._training():
+        elif self._set is not self._checked and self._trained_as != self._training():
             raise StateError(
                 f"{', '.join(k for k, v in self._training().items() if self._trained_as[k] != v)} changed since training "
                 "began; call fit to start again"
             )
         jobs = self._jobs(targets, data.dtype, epochs)
-        for trainer, _, _ in jobs:
-            self._set_rate(trainer)
-        random = check_random_state(self.random_state) if self.shuffle or self.early_stopping else None
-        seed = random.randint(0, 2**31 - 1, 4) if random is not None and self.shuffle else None
+        if fresh or self._set is not self._checked or self._searches():
+            self._set = None
+            for trainer, _, _ in jobs:
+                self._set_rate(trainer)
+            self._set = self._checked
         n = len(indptr) - 1
+        random = check_random_state(self.random_state) if n > 1 and (self.shuffle or self.early_stopping) else None
+        seed = random.randint(0, 2**31 - 1, 4) if random is not None and self.shuffle else None
         visits = np.arange(n, dtype=np.int32) if weights is None else np.flatnonzero(weights).astype(np.int32)
         stops = self._stops(epochs)
         watch = None
@@ -359,16 +432,25 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         return True
 
     def _as_trained(self, X: Any, fresh: bool) -> Any:
-        return X if fresh else X.astype(self._models[0].trainer.dtype, copy=False)
+        if fresh or X.dtype == self._models[0].trainer.dtype:
+            return X
+        return X.astype(self._models[0].trainer.dtype)
 
     # --------------------------------------------------------------------------------------------------- predictions
 
     def _scores(self, X: Any) -> Array:
         """Shape (n_samples,), or (n_samples, n_classes)."""
-        check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
+        if not hasattr(self, "_models"):
+            check_is_fitted(self)
+        plain = self._is_plain(X)
+        late = plain and self._scores_show and type(X) in _CSR  # by looking at the scores
+        if not late and not (plain and is_finite(_entries(X))):
+            X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         columns = [self._score(model, X) for model in self._models]
-        return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
+        found = columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
+        if late and not is_finite(found):
+            validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
+        return found
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_models")
@@ -407,7 +489,7 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
     def _codes(self, y: Array) -> Array:
         """The place of each label among the classes."""
-        codes = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
+        codes = np.minimum(self.classes_.searchsorted(y), len(self.classes_) - 1)
         if not (self.classes_[codes] == y).all():
             raise StateError(f"y has labels that are not among the classes {self.classes_.tolist()}")
         return codes
@@ -461,8 +543,8 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         Classifier
             Itself.
         """
-        self._check_parameters()
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES)
+        self._look()
+        X, y = self._valid(X, y, True)
         check_classification_targets(y)
         weights = self._sample_weights(X, sample_weight)
         kept, classes = self._kept(X), np.unique(y)
@@ -487,13 +569,13 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         classes : array-like, shape (n_classes,)
             All labels; needed at the first call.
         """
-        self._check_parameters()
+        self._look()
         if isinstance(self.class_weight, str):
             raise UnsupportedError(
                 "class_weight='balanced' needs all samples, which partial_fit does not see; pass a dict of weights"
             )
         first = not hasattr(self, "_models")
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, reset=first)
+        X, y = self._valid(X, y, first)
         if first:
             if classes is None:
                 raise StateError("the first call of partial_fit needs all labels in classes=")
@@ -553,7 +635,7 @@ class Regressor(RegressorMixin, Estimator):  # type: ignore[misc]
         checks.number(0.0, 1.0, closed_low=False, closed_high=False)("quantile", self.quantile)
 
     def _learn(self, X: Any, y: Any, sample_weight: Any, epochs: int, first: bool, kept: bool) -> Regressor:
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, y_numeric=True, reset=first)
+        X, y = self._valid(X, y, first, y_numeric=True)
         if self.loss == "poisson" and y.min() < 0:
             raise HyperParameterError(f"loss='poisson' needs y that is not negative, and y has {y.min()}")
         weights = self._sample_weights(X, sample_weight)
@@ -566,12 +648,12 @@ class Regressor(RegressorMixin, Estimator):  # type: ignore[misc]
 
         `X` and `sample_weight` as in `LinearClassifier.fit`; `y` array-like of numbers, shape (n_samples,).
         """
-        self._check_parameters()
+        self._look()
         return self._learn(X, y, sample_weight, self.epochs, True, True)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Regressor:
         """Train on, with one pass over these samples, at the present `lr`, `l1` and `l2` (`set_params` changes them)."""
-        self._check_parameters()
+        self._look()
         return self._learn(X, y, sample_weight, 1, not hasattr(self, "_models"), False)
 
     def predict(self, X: Any) -> Array:

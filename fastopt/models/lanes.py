@@ -135,8 +135,8 @@ class LaneTrainer:
         self.shrink = np.ones(self.lanes)
         self.shrink[: self.n_models] = shrink
 
-    def weights(self, k: int) -> Array:
-        found: Array = self.records[:, 0, k] * self.dtype.type(self.scale[k])
+    def weights(self, k: int, features: Any = slice(None)) -> Array:
+        found: Array = self.records[features, 0, k] * self.dtype.type(self.scale[k])
         return found
 
     def intercept(self, k: int) -> Array:
@@ -290,7 +290,15 @@ class Lane:
         if self._weights is None or self._version != self.group.version:
             self._weights, self._version = self.group.weights(self.k), self.group.version
             self._weights.flags.writeable = False
-        return self._weights, self.group.intercept(self.k)
+        return self._weights, self.intercept()
+
+    def weights_of(self, features: Array) -> Array:
+        """As `SampleTrainer.weights_of`."""
+        return self.group.weights(self.k, features)
+
+    def intercept(self) -> Array:
+        """Shape (1,)."""
+        return self.group.intercept(self.k)
 
     def restore(self, weights: Array, intercept: Array) -> None:
         """Set the parameters; the optimizer's state is at its start."""
@@ -466,6 +474,16 @@ class AutoTrainer:
     def parameters(self) -> tuple[Array, Array]:
         """The weights, and the intercept, shape (1,)."""
         return self._current().parameters()
+
+    def weights_of(self, features: Array) -> Array:
+        """As `SampleTrainer.weights_of`."""
+        if self.lanes is not None:
+            return self.lanes.weights(self._best(), features)
+        return self.single.weights_of(features)
+
+    def intercept(self) -> Array:
+        """Shape (1,)."""
+        return self.single.intercept() if self.lanes is None else self.lanes.intercept(self._best())
 
     def restore(self, weights: Array, intercept: Array) -> None:
         """Set the parameters; the optimizer's state is at its start."""

@@ -26,6 +26,8 @@ from .samples import SampleTrainer
 class Linear(Estimator):
     """Weights of features and an intercept, whose sum is the score."""
 
+    _scores_show = True
+
     def _check_parameters(self) -> None:
         super()._check_parameters()
         if self.mode == "hogwild" and self._lasso():
@@ -127,13 +129,34 @@ class Linear(Estimator):
         return losses
 
     def _score(self, model: Model, X: Any) -> Array:
+        if sparse.issparse(X) and (found := self._native_score(model, X)) is not None:
+            return found
         w, b = model.parameters()
         if sparse.issparse(X):
-            if (found := _native_score(X, w, b)) is not None:
-                return found
             indptr, indices, data, shape = checked_csr(X)  # SciPy does not look where indices point
             X = sparse.csr_matrix((data, indices, indptr), shape=shape)
         return np.asarray(X @ w + b)
+
+    def _native_score(self, model: Model, X: Any) -> Array | None:
+        """Scores of CSR rows by the kernel, which checks indices as it reads them; None where it cannot."""
+        trainer = model.trainer
+        if kernels.drivers is None or X.dtype != trainer.dtype or X.indices.dtype != np.int32:
+            return None
+        out = np.empty(X.shape[0], X.dtype)
+        if model.kept() is None and len(X.indices) < len(trainer.records) // 8:  # not worth an array of all weights
+            indptr, features, data, _ = checked_csr(X)
+            w, b, places = trainer.weights_of(features), trainer.intercept(), np.arange(len(features), dtype=np.int32)
+            kernels.drivers.row_scores(indptr, places, data, w, float(b[0]), out)
+            return out
+        indptr = X.indptr.astype(np.int64)
+        if not X.indices.ndim == indptr.ndim == X.data.ndim == 1 or len(indptr) != len(out) + 1:
+            return None
+        indices, data = np.ascontiguousarray(X.indices), np.ascontiguousarray(X.data)
+        if indptr[0] < 0 or (indptr[1:] < indptr[:-1]).any() or indptr[-1] > min(len(indices), len(data)):
+            return None
+        w, b = model.parameters()
+        failed = kernels.drivers.row_scores(indptr, indices, data, w, float(b[0]), out, self._threads())
+        return None if failed >= 0 else out  # the checks will say what is wrong
 
     @property
     def coef_(self) -> Array:
@@ -151,21 +174,6 @@ class Linear(Estimator):
         if not hasattr(self, "_models"):
             raise AttributeError("intercept_ does not exist before fit")
         return np.concatenate([model.parameters()[1] for model in self._models])
-
-
-def _native_score(X: Any, w: Array, b: Array) -> Array | None:
-    """Scores of CSR rows by the kernel, which checks indices as it reads them; None where it cannot."""
-    fits = X.dtype == w.dtype and X.indices.dtype == np.int32 and X.indices.ndim == X.indptr.ndim == X.data.ndim == 1
-    if kernels.drivers is None or not fits or len(X.indptr) != X.shape[0] + 1:
-        return None
-    indptr = X.indptr.astype(np.int64)
-    indices, data = np.ascontiguousarray(X.indices), np.ascontiguousarray(X.data)
-    if indptr[0] < 0 or (indptr[1:] < indptr[:-1]).any() or indptr[-1] > min(len(indices), len(data)):
-        return None
-    out = np.empty(X.shape[0], w.dtype)
-    longest = int(np.diff(indptr).max(initial=0))
-    failed = kernels.drivers.row_scores(indptr, indices, data, w, float(b[0]), out, longest)
-    return None if failed >= 0 else out  # the checks will say what is wrong
 
 
 class LinearClassifier(Linear, Classifier):

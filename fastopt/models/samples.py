@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import kernels
 from ..checks import Array
+from ..csr import longest_row
 from ..errors import HyperParameterError, NonFiniteError, UnsupportedError
 from ..optimizers import table, tables
 from ..optimizers.base import Optimizer
@@ -16,8 +17,8 @@ from . import reference
 
 #: Below this the common scale of the weights is multiplied into them, long before its reciprocal overflows a float32.
 SMALLEST_SCALE = 2.0**-40
-#: Rows of scalars made at a time.
-WINDOW = 1 << 16
+#: Rows of scalars made at a time, at most and at least.
+WINDOW, AHEAD = 1 << 16, 64
 #: What the common scale may shrink to before lock-free threads wait for each other.
 DRIFT = 0.9
 #: Lock-free threads train their own copies of the most frequent features. Those before the first number, and after that of
@@ -74,6 +75,7 @@ class SampleTrainer:
         backend: str,
     ) -> None:
         self.dtype, self.loss, self.parameter, self.backend = np.dtype(dtype), loss, parameter, backend
+        self.name = self.dtype.name  # NumPy takes long to find it
         self.optimizer, self.options = optimizer, options
         self.rule = optimizer.rule_of(options)
         n_states = len(self.rule.states)
@@ -104,6 +106,8 @@ class SampleTrainer:
         if not shrink > 0:
             raise HyperParameterError(f"lr * l2 = {lr * l2} is too large")
         self.options, self.shrink = {**self.options, "lr": lr}, shrink
+        self._settled = tables.settled(self.optimizer, self.options, 0)
+        self._ahead: tuple[int, Array] | None = None  # the first step of a table of scalars, and the table
 
     def restore(self, weights: Array, intercept: Array) -> None:
         """Set the parameters; the optimizer's state is at its start."""
@@ -120,17 +124,29 @@ class SampleTrainer:
             self._weights.flags.writeable = False
         return self._weights
 
+    def weights_of(self, features: Array) -> Array:
+        """The weights of these features, which are in range, without making the others."""
+        if self._weights is not None:
+            return self._weights[features]
+        places = features if self.place is None else self.place[features]
+        found: Array = self.records[places, 0] * self.dtype.type(self.scale)
+        return found
+
+    def intercept(self) -> Array:
+        """Shape (1,)."""
+        return np.zeros(1, self.dtype) if self.bias is None else self.bias[:1].copy()
+
     def parameters(self) -> tuple[Array, ...]:
         """The weights, and the intercept, shape (1,)."""
-        return self.weights(), np.zeros(1, self.dtype) if self.bias is None else self.bias[:1].copy()
+        return self.weights(), self.intercept()
 
     def is_finite(self, indices: Array) -> bool:
         """Whether the weights are, of which only those of the features in `indices` have moved."""
+        if kernels.drivers is not None and len(indices) < len(self.records):
+            return kernels.drivers.finite(self.records, indices)
         records = self.records[:, 0]
-        if len(indices) < len(records):
-            records = records[indices]
         with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever a weight is not
-            return bool(np.isfinite(records.sum()) or np.isfinite(records).all())
+            return math.isfinite(records.sum()) or bool(np.isfinite(records).all())
 
     def renumber(self, indices: Array, n_rows: int, n_threads: int) -> None:
         """Write the records' numbers over the indices of `n_rows` rows, which `train` is then given.
@@ -193,7 +209,7 @@ class SampleTrainer:
     ) -> None:
         """One pass over the rows in `order`; `weights` multiply the derivatives of their samples' losses."""
         total = len(y) if order is None else len(order)
-        longest = int(np.diff(indptr).max(initial=0))
+        longest = longest_row(indptr)
         if order is None and total:
             order = np.arange(total, dtype=np.int32) if n_threads > 1 or self._pieces(0, total) < total else None
         piece = max(1, int(math.log(DRIFT) / math.log(self.shrink))) if self.shrink < 1 else total
@@ -204,7 +220,7 @@ class SampleTrainer:
             part = None if order is None else order[done : done + n]
             if self.backend == "native":
                 self.scale = kernels.drivers.samples(
-                    kernels.table[self.dtype.name],
+                    kernels.table[self.name],
                     self.rule.span,
                     len(self.rule.states),
                     self.loss,
@@ -254,13 +270,10 @@ class SampleTrainer:
             if self.scale < SMALLEST_SCALE:
                 self.records[:, 0] *= self.dtype.type(self.scale)
                 self.scale = 1.0
-        if self.bias is not None and not np.isfinite(self.bias[0]):
+        if self.bias is not None and not math.isfinite(self.bias[0]):
             raise NonFiniteError(
                 "training diverged: the intercept is not finite; use a smaller lr, or scale the features"
             )
-
-    def _settled(self) -> int | None:
-        return tables.settled(self.optimizer, self.options, 0)
 
     def _pieces(self, done: int, total: int) -> int:
         """How many samples the next call of the driver takes: until the scale is small, or the scalars settle."""
@@ -268,7 +281,7 @@ class SampleTrainer:
         if self.shrink < 1:
             until = (math.log(SMALLEST_SCALE) - math.log(self.scale)) / math.log(self.shrink)
             n = min(n, max(1, math.ceil(until)))
-        settled = self._settled()
+        settled = self._settled
         if settled is None or self.steps + 1 < settled:
             n = min(n, WINDOW)
             if settled is not None:
@@ -276,11 +289,19 @@ class SampleTrainer:
         return max(n, 1)
 
     def _scalars(self, n: int, n_threads: int) -> tuple[Array, bool]:
-        settled = self._settled()
-        one_row = settled is not None and self.steps + 1 >= settled
-        t = np.arange(self.steps + 1, self.steps + 2 + (0 if one_row else n + n_threads))
-        h = tables.scalar_table(self.optimizer, self.options, t, self.dtype, 0)[0]
+        first, settled = self.steps + 1, self._settled
+        one_row = settled is not None and first >= settled
         needed = 1 if one_row else n + n_threads - 1
+        if self._ahead is not None:
+            start, h = self._ahead
+            start = first if one_row and start >= settled else start
+            if start <= first and first + needed <= start + len(h):
+                return h[first - start :], one_row
+        # A schedule is not asked before its time.
+        more = 0 if one_row else n + n_threads if tables.following(self.options) else max(n + n_threads, AHEAD)
+        t = np.arange(first, first + 1 + more)
+        h = tables.scalar_table(self.optimizer, self.options, t, self.dtype, 0)[0]
         if len(h) < needed:  # a schedule that fails at a later sample: let it say so before this one
             tables.scalar_table(self.optimizer, self.options, t[len(h) :], self.dtype, 0)
+        self._ahead = (first, h) if len(h) <= AHEAD + 1 else None
         return h, one_row

@@ -168,6 +168,7 @@ def log_loss(model, X, y):
     return -np.log(np.maximum(model.predict_proba(X)[np.arange(len(y)), y], 1e-15)).mean()
 
 
+@needs_native
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adagrad", "rmsprop", "ftrl"])
 def test_search_is_as_good_as_the_best_of_single_fits(name, rng):
     X, y = problem(rng, noise=3.0)
@@ -182,6 +183,7 @@ def test_search_is_as_good_as_the_best_of_single_fits(name, rng):
     assert min(single) < 0.9 * max(single)  # so that the choice matters
 
 
+@needs_native
 @pytest.mark.parametrize("mode", ["sequential", "hogwild"])
 def test_a_search_over_one_pass_is_the_single_fit(mode, rng):
     X, y = problem(rng)
@@ -194,6 +196,7 @@ def test_a_search_over_one_pass_is_the_single_fit(mode, rng):
     assert model._models[0].trainer.lanes is None  # the others are gone
 
 
+@needs_native
 def test_later_passes_have_smaller_rates(rng):
     X, y = problem(rng)
     seed = np.random.RandomState(3).randint(0, 2**31 - 1, 4)
@@ -253,6 +256,7 @@ def test_partial_fit_searches_until_enough_samples(rng, monkeypatch):
         model.set_params(lr="auto").partial_fit(X[:10], y[:10])
 
 
+@needs_native
 def test_rates_of_sgd_follow_the_length_of_rows(rng):
     X, y = problem(rng)
     fits = [LinearClassifier(optimizer="sgd", lr="auto", fit_intercept=False, random_state=0) for _ in range(2)]
@@ -282,6 +286,7 @@ def test_a_search_where_everything_diverges_says_so(rng):
         model.fit(X * np.float32(1e20), y)
 
 
+@needs_native
 def test_search_of_regressions_and_of_several_classes(rng):
     X, y = problem(rng, classes=3)
     regressor = LinearRegressor(lr="auto").fit(X, y)
@@ -359,6 +364,7 @@ def test_verbose_and_early_stopping_of_classes(rng, capsys):
     assert capsys.readouterr().out.count("validation loss") == model.n_iter_
 
 
+@needs_native
 def test_multinomial_reaches_the_optimum_of_scikit_learn(rng):
     X = rng.standard_normal((300, 5))
     y = (X @ rng.standard_normal((5, 4)) + rng.gumbel(size=(300, 4))).argmax(axis=1)

@@ -285,7 +285,7 @@ class Lane:
         """Shape (n_features, 1 + states): views."""
         return self.group.records[:, :, self.k]
 
-    def parameters(self) -> tuple[Array, Array]:
+    def parameters(self) -> tuple[Array, ...]:
         """The weights, and the intercept, shape (1,)."""
         if self._weights is None or self._version != self.group.version:
             self._weights, self._version = self.group.weights(self.k), self.group.version
@@ -471,7 +471,7 @@ class AutoTrainer:
             self._version = self.lanes.version
         return self.single
 
-    def parameters(self) -> tuple[Array, Array]:
+    def parameters(self) -> tuple[Array, ...]:
         """The weights, and the intercept, shape (1,)."""
         return self._current().parameters()
 

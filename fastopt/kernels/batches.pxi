@@ -16,6 +16,12 @@ cdef enum:
     BITS = 10
     SHARED_WORK = 1024          # entries of a batch for each thread, at least
 
+
+cdef inline int owner(int64_t row, int threads) noexcept nogil:
+    # Which thread owns a row of a table: the same for 16 neighbours, which may share cache lines.
+    return <int>((((<uint32_t>row >> 4) * <uint32_t>2654435769) >> 16) * <uint32_t>threads >> 16)
+
+
 cdef struct Batch:              # what is found of a batch before it is its turn
     int32_t *slots              # of its entries, in the order of the samples
     int32_t *touched            # the feature of a slot

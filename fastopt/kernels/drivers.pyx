@@ -63,16 +63,9 @@ cdef extern from *:
     #define FO_OPENMP 0
     #define fo_team_size() 1
     #endif
-    /* All threads of the region around it wait for each other. */
-    static inline void fo_barrier(void) {
-    #ifdef _OPENMP
-    #pragma omp barrier
-    #endif
-    }
     """
     const int FO_OPENMP
     int fo_team_size() nogil
-    void fo_barrier() nogil
 
 cdef struct Draw:           # of what the noise of a step is a function, beside the element
     uint64_t step, seed

@@ -56,6 +56,7 @@ cdef struct Factors:
     Py_ssize_t units_own
     int64_t *place          # where a vector stands among those that its thread has met, counted from `base`
     int64_t base
+    fo_barrier *barrier
     # of scores:
     char *out
 
@@ -607,14 +608,12 @@ cdef void factor_batches_share(void *what, int k, int threads) noexcept nogil:
             score_batch[float](&now, r, <float *>r.p, begin, end, part, k, threads)
         else:
             score_batch[double](&now, r, <double *>r.p, begin, end, part, k, threads)
-        if threads > 1:
-            fo_barrier()
+        fo_wait(m.barrier, threads)
         if m.itemsize == 4:
             update_batch[float](&now, r, <float *>units, begin, end, base, h, k, threads)
         else:
             update_batch[double](&now, r, <double *>units, begin, end, base, h, k, threads)
-        if threads > 1:
-            fo_barrier()
+        fo_wait(m.barrier, threads)
         now.scale = now.scale * m.shrink
         h += m.h_stride
         base += m.cap
@@ -632,6 +631,7 @@ def factor_batches(addresses, str span, int n_states, str loss, double parameter
     what the last call left. The bits are the same for any `threads`.
     """
     cdef Factors m
+    cdef fo_barrier barrier
     cdef size_t at
     cdef char *memory
     cdef int64_t *starts
@@ -658,6 +658,8 @@ def factor_batches(addresses, str span, int n_states, str loss, double parameter
         entries += m.indptr[m.order[i] + 1] - m.indptr[m.order[i]]
         most = entries if entries > most else most
     m.starts = starts
+    memset(&barrier, 0, sizeof(barrier))
+    m.barrier = &barrier
     m.cap = (most * m.most + PAD) // PAD * PAD
     m.block = (GATHER // width + 1) * (width + 2) // PAD * PAD + PAD
     m.units_own = ((6 * m.block + m.cap * (width + 1)) * m.itemsize + 8 * m.cap + 2 * APART - 1) // APART * APART

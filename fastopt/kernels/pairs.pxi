@@ -268,10 +268,6 @@ cdef void learn_share(void *what, int k, int threads) noexcept nogil:
 # Batches, in three phases: each thread draws a share of the examples and takes their slopes; then each owns some of the rows and
 # sums their gradients over all examples in order, whatever the number of threads; then it updates them.
 
-cdef inline int row_owner(int64_t row, int threads) noexcept nogil:
-    return <int>(((<uint32_t>row * <uint32_t>2654435769) >> 16) * <uint32_t>threads >> 16)
-
-
 cdef void slope_share(void *what, int k, int threads) noexcept nogil:
     cdef const Pairs *m = <const Pairs *>what
     cdef Drawn *x = m.drawn + k
@@ -349,7 +345,7 @@ cdef void sum_share(void *what, int k, int threads) noexcept nogil:
             q = 0
             to = NULL
             while q < m.k and ids[q] >= 0:
-                if q == 0 and row_owner(x.u[e], threads) == k:
+                if q == 0 and owner(x.u[e], threads) == k:
                     to = sum_of(m, k, x.u[e], row)
                     if to == NULL:
                         m.failed = 1
@@ -359,7 +355,7 @@ cdef void sum_share(void *what, int k, int threads) noexcept nogil:
                 q += 1
             q = 0
             while q < m.k and ids[q] >= 0:
-                if row_owner(m.rows[0] + ids[q], threads) == k:
+                if owner(m.rows[0] + ids[q], threads) == k:
                     to = sum_of(m, k, m.rows[0] + ids[q], row)
                     if to == NULL:
                         m.failed = 1

@@ -34,7 +34,15 @@ Vectors = tuple[dict[str, int], Array, Array]
 
 def ours(sentences: list[list[str]], dim: int, epochs: int, threads: int) -> Vectors:
     model = SkipGram(
-        dim, window=WINDOW, negative=NEGATIVE, sample=SAMPLE, min_count=LEAST, lr=RATE, epochs=epochs, n_jobs=threads, random_state=0
+        dim,
+        window=WINDOW,
+        negative=NEGATIVE,
+        sample=SAMPLE,
+        min_count=LEAST,
+        lr=RATE,
+        epochs=epochs,
+        n_jobs=threads,
+        random_state=0,
     ).fit(sentences)
     return model.index_, model.vectors_, model.contexts_
 
@@ -107,7 +115,9 @@ def main() -> None:
             seconds = time.perf_counter() - began
             processors = (time.process_time() - used) / seconds
             results[name, threads].append((seconds, processors, held_out_loss(held, found, counts)))
-    print(f"{describe(machine())}\n{n:,} words, {args.epochs} epochs, {args.dim} numbers a word; the best of {args.rounds} fits")
+    print(
+        f"{describe(machine())}\n{n:,} words, {args.epochs} epochs, {args.dim} numbers a word; the best of {args.rounds} fits"
+    )
     rows = []
     for (name, threads), found in results.items():
         seconds, processors, _ = min(found)

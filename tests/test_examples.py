@@ -107,12 +107,16 @@ def test_words_find_their_neighbours(capsys, tmp_path):
         words.main([])
     assert "--data must name a text file" in capsys.readouterr().err
     rng = np.random.default_rng(0)
-    lines = [" ".join(rng.choice(["war army navy ships", "money gold silver taxes"][k % 2].split(), 9)) for k in range(300)]
+    lines = [
+        " ".join(rng.choice(["war army navy ships", "money gold silver taxes"][k % 2].split(), 9)) for k in range(300)
+    ]
     text = tmp_path / "text.txt"
     text.write_text("\n".join(lines))
     for model in ("skipgram", "glove"):
         picture, vectors = tmp_path / f"{model}.png", tmp_path / f"{model}.txt"
-        words.main(["--data", str(text), "--model", model, "--plot", str(picture), "--save", str(vectors), "--words", "war"])
+        words.main(
+            ["--data", str(text), "--model", model, "--plot", str(picture), "--save", str(vectors), "--words", "war"]
+        )
         shown = capsys.readouterr().out
         near = next(line for line in shown.splitlines() if line.lstrip().startswith("war:")).split(": ")[1]
         assert set(near.split(", ")[:3]) == {"army", "navy", "ships"}

@@ -142,7 +142,7 @@ def cooccurrences(words: Array, n_words: int, window: int, symmetric: bool) -> t
             after = words[first + distance : begin + _COUNTED]
             before = before[: len(after)]
             same = sentence[first : first + len(after)] == sentence[first + distance : first + distance + len(after)]
-            same &= (before >= 0) & (after >= 0)
+            same &= before >= 0  # an end belongs to the sentence after it
             a, b = after[same].astype(np.int64), before[same].astype(np.int64)
             parts.append(((a * n_words + b) << bits) + distance)
             if symmetric:

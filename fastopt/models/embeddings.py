@@ -432,7 +432,8 @@ class SkipGram(_Embedding):
     counts_ : int64 array of shape (n_words,)
         How often each word comes.
     losses_ : list of float
-        The mean loss of a pair, positive and negatives together, in each epoch, each taken before its step.
+        The mean loss of a pair, positive and negatives together, in each epoch, each taken before its step. A large rate follows
+        the last sentences, which lowers the loss of those beside them: so it may rise a little as the rate falls.
 
     Notes
     -----

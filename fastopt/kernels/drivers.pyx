@@ -48,6 +48,8 @@ cdef extern from "fo_memory.h" nogil:
     double fo_getd(const double *at)
     void fo_putf(float *at, float x)
     void fo_putd(double *at, double x)
+    uint64_t fo_get64(const void *at)
+    void fo_put64(void *at, uint64_t x)
     void fo_copy_shared(void *to, const void *source, size_t size)
 
 cdef extern from *:
@@ -60,9 +62,16 @@ cdef extern from *:
     #define FO_OPENMP 0
     #define fo_team_size() 1
     #endif
+    /* All threads of the region around it wait for each other. */
+    static inline void fo_barrier(void) {
+    #ifdef _OPENMP
+    #pragma omp barrier
+    #endif
+    }
     """
     const int FO_OPENMP
     int fo_team_size() nogil
+    void fo_barrier() nogil
 
 cdef struct Draw:           # of what the noise of a step is a function, beside the element
     uint64_t step, seed
@@ -169,7 +178,9 @@ include "past.pxi"
 include "walk.pxi"
 include "measure.pxi"
 include "samples.pxi"
+include "abreast.pxi"
 include "batches.pxi"
+include "factors.pxi"
 include "pairs.pxi"
 
 # ------------------------------------------------------------------------------------------------------- the plan

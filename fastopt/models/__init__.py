@@ -1,4 +1,4 @@
-"""Linear models on sparse data (scikit-learn estimators), and the features for them: hashing, files, streams.
+"""Models of sparse data (scikit-learn estimators): linear, factorization machines; and their features: hashing, files, streams.
 
 The estimators need scikit-learn, the readers SciPy: ``pip install "fastopt[models]"``.
 """
@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from .cache import write_cache as write_cache
     from .embeddings import GloVe as GloVe
     from .embeddings import SkipGram as SkipGram
+    from .factorization import FFMClassifier as FFMClassifier
+    from .factorization import FMClassifier as FMClassifier
+    from .factorization import FMRegressor as FMRegressor
+    from .factorization import feature_fields as feature_fields
     from .features import ColumnHasher as ColumnHasher
     from .linear import LinearClassifier as LinearClassifier
     from .linear import LinearRegressor as LinearRegressor
+    from .progressive import fit_stream as fit_stream
     from .streams import chunks as chunks
     from .text import read_libffm as read_libffm
     from .text import read_svmlight as read_svmlight
@@ -26,11 +31,16 @@ if TYPE_CHECKING:
 #: Where what is public stands: imported when asked for.
 _HOMES = {
     "ColumnHasher": "features",
+    "FFMClassifier": "factorization",
+    "FMClassifier": "factorization",
+    "FMRegressor": "factorization",
     "GloVe": "embeddings",
     "LinearClassifier": "linear",
     "LinearRegressor": "linear",
     "SkipGram": "embeddings",
     "chunks": "streams",
+    "feature_fields": "factorization",
+    "fit_stream": "progressive",
     "read_cache": "cache",
     "read_libffm": "text",
     "read_svmlight": "text",
@@ -40,11 +50,16 @@ _HOMES = {
 
 __all__ = [
     "ColumnHasher",
+    "FFMClassifier",
+    "FMClassifier",
+    "FMRegressor",
     "GloVe",
     "LinearClassifier",
     "LinearRegressor",
     "SkipGram",
     "chunks",
+    "feature_fields",
+    "fit_stream",
     "read_cache",
     "read_libffm",
     "read_svmlight",

@@ -1,36 +1,61 @@
-"""Trained linear models in a file: NumPy arrays and JSON, no pickle."""
+"""Trained models in a file: NumPy arrays and JSON, no pickle."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..checkpoint import read_arrays, write_arrays
 from ..errors import CheckpointError
+from .estimators import Classifier
+from .factorization import Factorization, FFMClassifier, FMClassifier, FMRegressor
 from .features import ColumnHasher
 from .linear import Linear, LinearClassifier, LinearRegressor
 
 FORMAT = "fastopt linear model 1"
+CLASSES = {cls.__name__: cls for cls in (LinearClassifier, LinearRegressor, FMClassifier, FMRegressor, FFMClassifier)}
 
 
-def save_model(path: str | os.PathLike[str], model: Linear, hasher: ColumnHasher | None = None) -> None:
-    """Write a fitted `LinearClassifier` or `LinearRegressor`, and the hasher of its features, to `path` (.npz).
+class Saved(NamedTuple):
+    """What `save_model` wrote: the model, its hasher, and how its samples were read."""
 
-    Weights, intercept, classes and parameters are kept; the optimizer's state is not, so a loaded model predicts. The
-    file appears whole or not at all: it is written beside its place, flushed to disk and renamed.
+    model: Any
+    hasher: ColumnHasher | None
+    reader: dict[str, Any]
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    model: Linear | Factorization,
+    hasher: ColumnHasher | None = None,
+    reader: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a fitted estimator of `fastopt.models`, and the hasher of its features, to `path` (.npz).
+
+    Weights, vectors, intercept, classes and parameters are kept; the optimizer's state is not, so a loaded model predicts.
+    `reader`, what else is to be known of the samples to read more of them, is kept as it is; JSON must have a form for it.
+    The file appears whole or not at all: it is written beside its place, flushed to disk and renamed.
     """
+    parameters = model.get_params()
+    fields = parameters.pop("fields", None)
     about = {
         "format": FORMAT,
         "class": type(model).__name__,
-        "parameters": model.get_params(),
+        "parameters": parameters,
         "hasher": None
         if hasher is None
         else {"n_features": hasher.n_features, "columns": hasher.columns, "crosses": hasher.crosses},
+        "reader": dict(reader or {}),
     }
     arrays = {"coef": model.coef_, "intercept": model.intercept_}
-    if isinstance(model, LinearClassifier):
+    if isinstance(model, Factorization):
+        arrays["factors"] = model.factors_
+    if fields is not None:
+        arrays["fields"] = np.asarray(fields)
+    if isinstance(model, Classifier):
         if model.classes_.dtype.hasobject:
             raise CheckpointError("classes of Python objects cannot be saved without pickle; use strings or numbers")
         arrays["classes"] = model.classes_
@@ -42,26 +67,41 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Any, ColumnHasher | None]:
 
     Returns
     -------
-    model : LinearClassifier or LinearRegressor
+    model : an estimator of `fastopt.models`
         Fitted: it predicts. `partial_fit` goes on from the weights, with the optimizer's state at its start.
     hasher : ColumnHasher or None
     """
+    return load_saved(path)[:2]
+
+
+def load_saved(path: str | os.PathLike[str]) -> Saved:
+    """As `load_model`, with the `reader` of `save_model`."""
     about, arrays = read_arrays(path, FORMAT)
     try:
-        cls = {"LinearClassifier": LinearClassifier, "LinearRegressor": LinearRegressor}[about["class"]]
-        model: Linear = cls(**about["parameters"])
+        cls: Any = CLASSES[about["class"]]
+        own = {"fields": arrays["fields"]} if "fields" in arrays else {}
+        model = cls(**about["parameters"], **own)
         model._check_parameters()
         hasher = None if about["hasher"] is None else ColumnHasher(**about["hasher"])
+        reader = dict(about.get("reader", {}))
         coef, intercept = np.atleast_2d(arrays["coef"]), arrays["intercept"]
         if coef.dtype not in (np.float32, np.float64) or coef.ndim != 2 or intercept.shape != coef.shape[:1]:
             raise CheckpointError(f"{path} is damaged: weights of shape {coef.shape} and dtype {coef.dtype}")
-        if isinstance(model, LinearClassifier):
+        if isinstance(model, Classifier):
             model._set_classes(arrays["classes"])
             if len(coef) != (1 if len(model.classes_) == 2 else len(model.classes_)):
                 raise CheckpointError(f"{path} is damaged: {len(coef)} rows of weights, {len(model.classes_)} classes")
+        parameters: list[tuple[Any, ...]] = list(zip(coef, intercept[:, np.newaxis], strict=True))
+        if isinstance(model, Factorization):
+            _, n_fields = model._layout(coef.shape[1])
+            factors = arrays["factors"]
+            if factors.dtype != coef.dtype:
+                raise CheckpointError(f"{path} is damaged: weights of {coef.dtype}, vectors of {factors.dtype}")
+            vectors = factors.reshape(*coef.shape, n_fields, model.rank)
+            parameters = [(*p, v) for p, v in zip(parameters, vectors, strict=True)]
     except CheckpointError:
         raise
     except Exception as error:
         raise CheckpointError(f"{path} is not a model that fastopt saved: {error}") from error
-    model._restore([(w, b) for w, b in zip(coef, intercept[:, np.newaxis], strict=True)], coef.shape[1], coef.dtype)
-    return model, hasher
+    model._restore(parameters, coef.shape[1], coef.dtype)
+    return Saved(model, hasher, reader)

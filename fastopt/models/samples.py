@@ -120,7 +120,7 @@ class SampleTrainer:
             self._weights.flags.writeable = False
         return self._weights
 
-    def parameters(self) -> tuple[Array, Array]:
+    def parameters(self) -> tuple[Array, ...]:
         """The weights, and the intercept, shape (1,)."""
         return self.weights(), np.zeros(1, self.dtype) if self.bias is None else self.bias[:1].copy()
 

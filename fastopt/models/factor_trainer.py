@@ -1,0 +1,238 @@
+"""A factorization machine under training: one record for each feature, and the calls of the drivers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..checks import Array
+from ..errors import NonFiniteError
+from ..optimizers import tables
+from ..optimizers.base import Optimizer
+from . import factor_reference
+from .factor_reference import Records
+from .samples import DRIFT, SMALLEST_SCALE, SampleTrainer, zeros
+
+#: Numbers to which a record is padded: four of float32 are what the smallest vector registers hold.
+ALIGN = 4
+
+
+def width_of(rank: int) -> int:
+    """The numbers that a vector takes: 4, or a multiple of 8."""
+    return 4 if rank <= 4 else -(-rank // 8) * 8
+
+
+def empty_records(
+    n_features: int, dtype: np.dtype[Any], rank: int, n_states: int, fields: Array | None, n_fields: int, bias: bool
+) -> Records:
+    width = width_of(rank)
+    stride = -(-(n_fields * width + 1) * (1 + n_states) // ALIGN) * ALIGN
+    array = zeros((n_features, stride), dtype)
+    return Records(array, np.zeros(1 + n_states, dtype) if bias else None, width, n_states, fields, n_fields)
+
+
+def row_scores(r: Records, scale: float, native: bool, rows: tuple[Array, ...], n_threads: int) -> Array:
+    """The scores of CSR rows (offsets, indices, data) that have been checked."""
+    indptr, indices, data = rows
+    out = np.empty(len(indptr) - 1, r.array.dtype)
+    if native:
+        longest = int(np.diff(indptr).max(initial=0))
+        kernels.drivers.factor_scores(
+            kernels.table[r.array.dtype.name],
+            r.n_states,
+            r.array,
+            r.bias,
+            r.width,
+            r.fields,
+            r.n_fields,
+            indptr,
+            indices,
+            data,
+            out,
+            longest,
+            scale,
+            n_threads,
+        )
+    else:
+        factor_reference.scores(r, indptr, indices, data, scale, out)
+    return out
+
+
+class FactorTrainer(SampleTrainer):
+    """Weights, vectors and optimizer state of a factorization machine.
+
+    A `SampleTrainer` but for its records: the scale is that of the weights and of the vectors. `size`: samples of a step; None:
+    one after the other. `vectors`: where they start, shape (n_features, n_fields, rank).
+    """
+
+    def __init__(
+        self,
+        size: int | None,
+        vectors: Array,
+        fields: Array | None,
+        dtype: np.dtype[Any],
+        optimizer: type[Optimizer],
+        options: dict[str, Any],
+        loss: str,
+        parameter: float,
+        l2: float,
+        fit_intercept: bool,
+        backend: str,
+    ) -> None:
+        self.dtype, self.loss, self.parameter, self.backend = np.dtype(dtype), loss, parameter, backend
+        self.optimizer, self.options = optimizer, options
+        self.rule = optimizer.rule_of(options)
+        n_features, n_fields, self.rank = vectors.shape
+        n_states = len(self.rule.states)
+        self.model = empty_records(n_features, self.dtype, self.rank, n_states, fields, n_fields, fit_intercept)
+        self.records, self.bias = self.model.array, self.model.bias
+        start = [optimizer.start(state, options) for state in self.rule.states]
+        still = self._stands_still(start)
+        for q, value in enumerate(start):
+            if value:
+                self.model.part(1 + q)[:, :, : None if still else self.rank] = value
+                self.model.weight(1 + q)[:] = value
+                if self.bias is not None:
+                    self.bias[1 + q] = value
+        self.model.part(0)[:, :, : self.rank] = vectors
+        self.steps, self.scale = 0, 1.0
+        self._weights: Array | None = None
+        self._packed: tuple[tuple[Array, ...], Records] | None = None
+        self.slots: Array | None = None
+        self.set_size(size)
+        self.set_rate(options["lr"], l2)
+
+    def _stands_still(self, start: list[float]) -> bool:
+        """Whether 0 stays 0 where gradients are: then what pads a vector has states like others, and else zeros (Yogi)."""
+        p, g, *states = (np.full(1, value, self.dtype) for value in (0.0, 0.0, *start))
+        h = tables.scalar_table(self.optimizer, self.options, np.arange(1, 3), self.dtype, 0)[0]
+        self.rule.reference(p, g, *states, h[0, 2:])
+        return bool(p[0] == 0)
+
+    def restore(self, weights: Array, intercept: Array, vectors: Array | None = None) -> None:
+        """Set the parameters; the optimizer's state is at its start."""
+        self.model.weight(0)[:] = weights
+        if vectors is not None:
+            self.model.part(0)[:, :, : self.rank] = vectors
+        if self.bias is not None:
+            self.bias[0] = intercept[0]
+        self._weights = None
+
+    def parameters(self) -> tuple[Array, ...]:
+        """The weights, the intercept, shape (1,), and the vectors, shape (n_features, n_fields, rank)."""
+        return *super().parameters(), self.model.part(0)[:, :, : self.rank] * self.dtype.type(self.scale)
+
+    def weights(self) -> Array:
+        if self._weights is None:
+            self._weights = self.model.weight(0) * self.dtype.type(self.scale)
+            self._weights.flags.writeable = False
+        return self._weights
+
+    def is_finite(self, indices: Array) -> bool:
+        numbers = self.model.weight(0), self.model.part(0)
+        if len(indices) < len(self.records):
+            numbers = numbers[0][indices], numbers[1][indices]
+        return all(np.isfinite(a).all() for a in numbers)
+
+    def set_size(self, size: int | None) -> None:
+        """Go on with steps of so many samples; None: one after the other."""
+        self.size = size
+        if size is not None and self.slots is None:
+            self.slots = np.zeros(self.model.array.shape[0] * self.model.n_fields + 1, np.int64)
+
+    def scores(self, rows: tuple[Array, ...], n_threads: int, parameters: tuple[Array, ...] | None = None) -> Array:
+        """The scores of CSR rows (offsets, indices, data) that have been checked, by the present parameters or by these."""
+        if parameters is None:
+            return row_scores(self.model, self.scale, self.backend == "native", rows, n_threads)
+        if self._packed is None or self._packed[0] is not parameters:
+            weights, intercept, vectors = parameters
+            r = self.model
+            packed = empty_records(len(weights), self.dtype, self.rank, 0, r.fields, r.n_fields, self.bias is not None)
+            packed.weight(0)[:] = weights
+            packed.part(0)[:, :, : self.rank] = vectors
+            if packed.bias is not None:
+                packed.bias[0] = intercept[0]
+            self._packed = parameters, packed
+        return row_scores(self._packed[1], 1.0, self.backend == "native", rows, n_threads)
+
+    def train(
+        self,
+        indptr: Array,
+        indices: Array,
+        data: Array,
+        y: Array,
+        order: Array | None,
+        n_threads: int = 1,
+        weights: Array | None = None,
+    ) -> None:
+        """One pass over the rows in `order`; `weights` multiply the derivatives of their samples' losses."""
+        total = len(y) if order is None else len(order)
+        if order is None and (self.size is not None or n_threads > 1 or self._pieces(0, total) < total):
+            order = np.arange(total, dtype=np.int32)
+        longest = int(np.diff(indptr).max(initial=0))
+        mean = 1.0
+        if self.size not in (None, 1) and weights is not None:
+            mean = float(weights[order].mean(dtype=np.float64))
+        meet = max(1, int(math.log(DRIFT) / math.log(self.shrink))) if self.shrink < 1 else total
+        r, done, self._weights = self.model, 0, None
+        size = self.size or 1
+        while done < total:
+            steps = self._pieces(0, -(-(total - done) // size))
+            n = min(steps * size, total - done)
+            h, one_row = self._scalars(steps, 1 if self.size is not None else n_threads)
+            part = None if order is None else order[done : done + n]
+            rows = (indptr, indices, data, y, weights, part)
+            if self.backend != "native" and self.size is None:
+                self.scale = factor_reference.samples(
+                    self.rule.reference, self.loss, self.parameter, r, *rows, n, h, one_row, self.scale, self.shrink
+                )
+            elif self.backend != "native":
+                assert part is not None
+                self.scale = factor_reference.batches(
+                    self.rule.reference,
+                    self.loss,
+                    self.parameter,
+                    r,
+                    *rows[:-1],
+                    part,
+                    size,
+                    mean,
+                    h,
+                    one_row,
+                    self.scale,
+                    self.shrink,
+                )
+            else:
+                model = (
+                    kernels.table[self.dtype.name],
+                    self.rule.span,
+                    r.n_states,
+                    self.loss,
+                    self.parameter,
+                    r.array,
+                    r.bias,
+                    r.width,
+                    r.fields,
+                    r.n_fields,
+                )
+                if self.size is None:
+                    self.scale = kernels.drivers.factors(
+                        *model, *rows, n, longest, h, one_row, self.scale, self.shrink, n_threads, meet
+                    )
+                else:
+                    self.scale = kernels.drivers.factor_batches(
+                        *model, *rows, size, mean, longest, h, one_row, self.scale, self.shrink, self.slots, n_threads
+                    )
+            self.steps += steps
+            done += n
+            if self.scale < SMALLEST_SCALE:
+                for numbers in (r.part(0), r.weight(0)):
+                    numbers *= self.dtype.type(self.scale)
+                self.scale = 1.0
+        if self.bias is not None and not np.isfinite(self.bias[0]):
+            raise NonFiniteError(
+                "training diverged: the intercept is not finite; use a smaller lr, or scale the features"
+            )

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 KERNELS := $(wildcard csrc/*.h fastopt/kernels/*.pyx fastopt/kernels/*.pxi fastopt/kernels/builds/*.pyx)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test oracles packaging bench embeddings convergence survey docs pictures vec lint wheel clean
+.PHONY: demo test oracles packaging bench words embeddings convergence survey docs pictures vec lint wheel clean
 
 # Editable: Python files are used as they are, compiled files are built again when their sources change.
 $(VENV)/package: pyproject.toml setup.py $(KERNELS)
@@ -52,6 +52,9 @@ bench: $(VENV)/oracles  ## time against torch, numba and scikit-learn, in one pr
 	$(BIN)/python bench/text.py
 	$(BIN)/python bench/hogwild.py
 	$(BIN)/python bench/sparse.py
+
+words: $(VENV)/package  ## make words DATA=file: learn vectors of the words of a text, and show neighbours of some
+	$(BIN)/python examples/words.py --data "$(DATA)"
 
 embeddings: $(VENV)/test  ## make embeddings TEXT=file: exact, lazy and others' sparse Adam beside the dense one, drawn
 	$(BIN)/python bench/embeddings.py "$(TEXT)" --out out/embeddings.png

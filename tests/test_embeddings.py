@@ -11,7 +11,7 @@ from conftest import needs_native
 import fastopt
 from fastopt import kernels
 from fastopt.elementary import power
-from fastopt.models import GloVe, SkipGram, embeddings, pair_reference
+from fastopt.models import GloVe, SkipGram, embeddings, pair_reference, pairs
 from fastopt.models.pair_reference import Pairs, Text
 from fastopt.models.pairs import PairTrainer
 from fastopt.optimizers.base import ALIASES, by_name
@@ -115,14 +115,17 @@ def test_any_width(dim, use_build, rng):
 
 
 @needs_native
-def test_pieces_of_any_length_give_the_same(rng):
-    """Sequential and in batches: what is drawn depends on the place in the text, not on where a call begins."""
+def test_pieces_of_any_length_give_the_same(rng, monkeypatch):
+    """Sequential and in batches: what is drawn depends on the place in the text, not on where a call begins; nor does Adam's
+    step."""
     source = text(rng, 500, window=4)
     for size in (0, 20):
-        whole, parts = (trainer("adagrad", np.float32, "native", 9) for _ in range(2))
+        whole, parts = (trainer("adam", np.float32, "native", 9) for _ in range(2))
         whole.train(source, 0, 500, size)
+        monkeypatch.setattr(pairs, "WINDOW", 13)
         for begin, end in [(0, 20), (20, 300), (300, 500)]:
             parts.train(source, begin, end, size)
+        monkeypatch.undo()
         assert_tables(parts, whole, size)
 
 
@@ -167,7 +170,7 @@ def test_windows_reach_over_words_left_out_and_end_with_the_sentence():
     keep[1] = 0  # but for one draw in 2**32
     every = Text(words, keep, keep, np.zeros(5, np.int32), 1, 0, 1)
     pairs = [(i, js[0]) for i, js, *_ in pair_reference.examples(every, 2, 0, 6)]
-    assert pairs == [(0, 2), (2, 0), (3, 4), (4, 3)]
+    assert pairs == [(2, 0), (0, 2), (4, 3), (3, 4)]
 
 
 def test_reach_and_negatives_have_their_frequencies():
@@ -307,7 +310,7 @@ def test_words_that_share_contexts_become_neighbours(name, more, rng):
         setattr(model, parameter, value)
     assert model.fit(planted(rng)) is model
     assert model.vectors_.shape == (24, model.dim) and model.vectors_.dtype == np.float32
-    assert len(model.losses_) == model.epochs and model.losses_[-1] < 0.9 * model.losses_[0]
+    assert len(model.losses_) == model.epochs and model.losses_[-1] < 0.96 * model.losses_[0]
     for word in model.vocabulary_:
         near = [other for other, _ in model.most_similar(word, 5)]
         assert {other[0] for other in near} == {word[0]}, (word, near)
@@ -326,6 +329,26 @@ def test_the_seed_decides_and_threads_do_not(name, rng):
     other = make(mode="sequential")
     other.random_state = 2
     assert (other.fit(sentences).vectors_ != first.vectors_).any()
+
+
+def test_vectors_of_glove_are_sums_and_its_scores_the_logarithms(rng, monkeypatch):
+    """With enough numbers in a vector every co-occurrence can be met; the trainer's tables have columns of biases and ones."""
+    kept: list[PairTrainer] = []
+    train = PairTrainer.train
+
+    def watched(self: PairTrainer, *arguments: int) -> tuple[float, int]:
+        kept.append(self)
+        return train(self, *arguments)
+
+    monkeypatch.setattr(PairTrainer, "train", watched)
+    sentences = planted(rng, 40)
+    model = GloVe(30, min_count=1, window=3, x_max=1, epochs=150, lr=0.3, random_state=0).fit(sentences)
+    u, v = (kept[-1].rows(table) for table in (0, 1))
+    assert (model.vectors_ == u[:, :30] + v[:, :30]).all() and (model.contexts_ == v[:, :30]).all()
+    assert (u[:, -1] == 1).all() and (v[:, -2] == 1).all()
+    corpus = embeddings.corpus_of(sentences, 1)
+    rows, columns, found = embeddings.cooccurrences(corpus.words, 24, 3, True)
+    np.testing.assert_allclose((u[rows] * v[columns]).sum(axis=1), np.log(found), atol=0.1)
 
 
 def test_models_without_kernels(rng, monkeypatch):
@@ -367,7 +390,7 @@ def test_questions_and_files(tmp_path, rng):
     a, b, c = (model.index_[w] for w in ("a0", "a1", "b0"))
     want = unit @ (unit[b] - unit[a] + unit[c])
     want[[a, b, c]] = -9
-    assert model.analogy("a0", "a1", "b0", 1)[0][0] == model.vocabulary_[want.argmax()]
+    assert [w for w, _ in model.analogy("a0", "a1", "b0", 21)] == [model.vocabulary_[k] for k in np.argsort(-want)[:21]]
     path = tmp_path / "vectors.txt"
     model.save(path)
     again = SkipGram.load(path)

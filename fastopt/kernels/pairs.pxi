@@ -33,7 +33,7 @@ cdef struct Drawn:              # examples of one thread
     char *memory
     Py_ssize_t n, most
     int32_t *u
-    int32_t *v                  # k each, the first the neighbour; negative: none
+    int32_t *v                  # k each, the first the word that stands there; negative: none
     int32_t *at                 # place in the text or list, from the first that was asked for
     double *y                   # of a list, else NULL
     double *w
@@ -80,7 +80,8 @@ cdef inline bint is_kept(const Text *m, Py_ssize_t at, uint32_t *drawn) noexcept
 
 
 cdef void draw_text(const Text *m, int k, Drawn *x, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
-    # All pairs whose first word stands at begin..end; its neighbours may stand beside. Windows reach over words left out.
+    # The pairs of the words at begin..end, each with its neighbours, which may stand beside: rows of u are the neighbours'.
+    # Windows reach over words left out.
     cdef uint32_t drawn[4]
     cdef Py_ssize_t p = begin - 1, first = m.window, last = m.window, c, o, low, high
     cdef uint32_t block, blocks = (k + 2) // 4
@@ -119,9 +120,9 @@ cdef void draw_text(const Text *m, int k, Drawn *x, Py_ssize_t begin, Py_ssize_t
             o += 1
             if o == c:
                 continue
-            word = x.word[o]
+            word = x.word[c]
             v = x.v + x.n * k
-            x.u[x.n], x.at[x.n], v[0] = x.word[c], x.place[c], word
+            x.u[x.n], x.at[x.n], v[0] = x.word[o], x.place[c], word
             x.n += 1
             rank = 1
             for block in range(blocks):
@@ -265,8 +266,8 @@ cdef void learn_share(void *what, int k, int threads) noexcept nogil:
     fo_fp_leave(saved)
 
 
-# Batches, in three phases: each thread draws a share of the examples and takes their slopes; then each owns some of the rows and
-# sums their gradients over all examples in order, whatever the number of threads; then it updates them.
+# Batches, in three phases: each thread draws a share of the examples and takes their slopes; then each owns some of the rows
+# and sums their gradients over all examples in order, whatever the number of threads; then it updates them.
 
 cdef void slope_share(void *what, int k, int threads) noexcept nogil:
     cdef const Pairs *m = <const Pairs *>what
@@ -447,8 +448,8 @@ def pairs(addresses, str span, int n_states, str loss, u, v, Py_ssize_t width, f
     Rule-blind as `samples`. `u` and `v` are records: rows of `width` elements, a multiple of 16, then their states. `fixed`: in
     each table the column that stays 1, or -1. `source` of a text: words (int32, negative between sentences), and for each of
     them what is kept, the alias table's thresholds (uint32) and others, the window, the pass and the seed; of each example the
-    first of `k` rows of `v` is its neighbour, with target 1, the others are drawn, with -1. Of a list: rows of u and v (int32),
-    targets, weights (double), order. The caller has checked all of it.
+    first of `k` rows of `v` is the word there, with target 1, the others are drawn, with -1; that of `u` is its neighbour.
+    Of a list: rows of u and v (int32), targets, weights (double), order. The caller has checked all of it.
 
     `size` 0: pair after pair, a row of `h` for each place; several threads are lock-free. Else in batches of so many places,
     with a row of `h` for each; the gradient of a row is the sum over the batch, and the bits are the same for any `threads`.

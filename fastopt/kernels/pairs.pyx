@@ -90,7 +90,6 @@ cdef void pairs_gradients(Py_ssize_t n, int k, const real *u, real **v, const re
     cdef real sum[LANES]
     cdef real by
     cdef const real *row
-    cdef real *to
     cdef Py_ssize_t i, j
     cdef int q
     for i in range(0, n, 16):

@@ -61,13 +61,13 @@ def corpus_of(sentences: Any, min_count: int) -> Corpus:
         )
     numbers: dict[str, int] = {}
     codes = array("i")
-    for k, sentence in enumerate(sentences):
+    for number, sentence in enumerate(sentences):
         if isinstance(sentence, (str, bytes)) or not isinstance(sentence, Iterable):
-            raise DTypeError(f"sentence {k} must be a list of words, got {sentence!r:.80}; split it into words")
+            raise DTypeError(f"sentence {number} must be a list of words, got {sentence!r:.80}; split it into words")
         try:
             codes.extend([numbers.setdefault(word, len(numbers)) for word in sentence])
         except TypeError:  # a list among them
-            raise DTypeError(f"sentence {k} must be a list of words, got {sentence!r:.80}") from None
+            raise DTypeError(f"sentence {number} must be a list of words, got {sentence!r:.80}") from None
         codes.append(-1)
     for word in numbers:
         if not isinstance(word, str):
@@ -142,7 +142,7 @@ def cooccurrences(words: Array, n_words: int, window: int, symmetric: bool) -> t
             after = words[first + distance : begin + _COUNTED]
             before = before[: len(after)]
             same = sentence[first : first + len(after)] == sentence[first + distance : first + distance + len(after)]
-            same &= (before >= 0) & (after >= 0)
+            same &= before >= 0  # an end belongs to the sentence after it
             a, b = after[same].astype(np.int64), before[same].astype(np.int64)
             parts.append(((a * n_words + b) << bits) + distance)
             if symmetric:
@@ -151,12 +151,12 @@ def cooccurrences(words: Array, n_words: int, window: int, symmetric: bool) -> t
         if sum(len(k) for k, _ in held) > _HELD:
             held = [summed()]
     keys, counts = summed()
-    pair, distance = keys >> bits, keys & ((1 << bits) - 1)
+    pair, far = keys >> bits, keys & ((1 << bits) - 1)
     new = np.append(True, pair[1:] != pair[:-1])
     at, pair = np.cumsum(new) - 1, pair[new]
     found = np.zeros(len(pair))
     for d in range(1, window + 1):
-        here = distance == d
+        here = far == d
         found[at[here]] += counts[here] / float(d)
     return (pair // n_words).astype(np.int32), (pair % n_words).astype(np.int32), found
 
@@ -361,14 +361,15 @@ class _Embedding:
                 try:
                     row = np.array(values, np.float32)
                 except ValueError:
-                    row = np.empty(0)
+                    row = np.empty(0, np.float32)
                 if len(row) != dim:
                     raise CheckpointError(f"{path}, line {number}: expected a word and {dim} numbers, got {line!r:.80}")
                 names.append(word)
                 rows.append(row)
         if len(names) != n or len(set(names)) != n:
             raise CheckpointError(f"{path} has {len(set(names))} different words, and should have {n}")
-        model = cls(dim)
+        model = cls()
+        model.dim = dim
         model.vectors_ = np.array(rows, np.float32).reshape(n, dim)
         model.counts_, model.losses_ = None, []
         model._name(names)
@@ -378,8 +379,8 @@ class _Embedding:
 class SkipGram(_Embedding):
     r"""Vectors of words by skip-gram with negative sampling (Mikolov et al. 2013, word2vec).
 
-    For a word with vector u, each word near it in the text, with context vector v, and `negative` words drawn at random, with
-    context vectors v_q, minimizes
+    For each word of the text with context vector v, each word near it, with vector u, and `negative` words drawn at random,
+    with context vectors v_q, minimizes
 
     .. math::
         \log(1 + e^{-u \cdot v}) + \sum_q \log(1 + e^{u \cdot v_q})
@@ -431,13 +432,15 @@ class SkipGram(_Embedding):
     counts_ : int64 array of shape (n_words,)
         How often each word comes.
     losses_ : list of float
-        The mean loss of a pair, positive and negatives together, in each epoch, each taken before its step.
+        The mean loss of a pair, positive and negatives together, in each epoch, each taken before its step. A large rate follows
+        the last sentences, which lowers the loss of those beside them: so it may rise a little as the rate falls.
 
     Notes
     -----
-    word2vec and gensim update the context vectors of a pair one after the other; so does this, all derivatives taken before.
-    The gradient of u is summed over all of them, and applied once. What is drawn depends on the seed, the epoch and the place in
-    the text alone. gensim cuts sentences after 10000 words, word2vec after 1000; here they stay whole.
+    As in word2vec and gensim the gradient of u is summed over a pair and its negatives, and applied once; the context vectors
+    are updated one after the other, here with all derivatives taken before. Vectors begin between -1/dim and 1/dim as in gensim
+    (word2vec: half of it), context vectors at 0. What is drawn depends on the seed, the epoch and the place in the text alone.
+    gensim cuts sentences after 10000 words, word2vec after 1000; here they stay whole.
     """
 
     def __init__(
@@ -485,7 +488,7 @@ class SkipGram(_Embedding):
         size = self.batch_size if self.mode == "minibatch" else 0
         falls_over = self.epochs * -(-len(corpus.words) // max(size, 1))
         cls, options = self._options({"sgd": {"lr": 0.025}}, falls_over)
-        u = ((draw.random((n_words, self.dim), np.float32) - np.float32(0.5)) / np.float32(self.dim)).astype(np.float32)
+        u = (2 * draw.random((n_words, self.dim), np.float32) - 1) / np.float32(self.dim)
         backend = choose_backend("auto")
         trainer = PairTrainer(u, np.zeros_like(u), cls, options, "log_loss", 1 + self.negative, (-1, -1), backend)
         keep = kept_share(corpus.counts, self.sample)

@@ -86,17 +86,17 @@ def examples(source: Source, k: int, begin: int, end: int) -> Iterator[Example]:
             *((-1 - i, word) for i, word in enumerate(before)),
             *((1 + i, word) for i, word in enumerate(after)),
         ]
-        blocks = (k + 2) // 4
+        blocks, centre = (k + 2) // 4, int(m.words[c])
         for offset, word in sorted(neighbours):
-            v = [word]
+            v = [centre]
             drawn = [w for b in range(blocks) for w in _words(m, c, 1 + (offset + m.window) * blocks + b)]
             for w in drawn[: k - 1]:
                 scaled = w * len(m.keep)
                 slot = scaled >> 32
                 slot = slot if scaled & 0xFFFFFFFF <= int(m.threshold[slot]) else int(m.other[slot])
-                if slot != word:
+                if slot != centre:
                     v.append(slot)
-            yield int(m.words[c]), v, c - begin, [1.0] + [-1.0] * (len(v) - 1), 1.0
+            yield word, v, c - begin, [1.0] + [-1.0] * (len(v) - 1), 1.0
 
 
 def pairs(

@@ -88,13 +88,13 @@ class PairTrainer:
             needed = 1 if one_row else steps + max(wild - 1, 0)
             if len(h) < needed:  # a schedule that fails at a later step: let it say so before this one
                 tables.scalar_table(self.optimizer, self.options, t[len(h) :], self.dtype, 0)
-            common = (source, self.targets, begin, stop, size, h, one_row)
-            shape = (self.loss, *self.tables, self.width, self.fixed)
+            rest: tuple[Any, ...] = (len(self.rule.states), self.loss, *self.tables, self.width, self.fixed)
+            rest += (source, self.targets, begin, stop, size, h, one_row)
             if self.backend == "native":
-                table = kernels.table[self.dtype.name]
-                found = kernels.drivers.pairs(table, self.rule.span, len(self.rule.states), *shape, *common, n_threads)
+                addresses = kernels.table[self.dtype.name]
+                found = kernels.drivers.pairs(addresses, self.rule.span, *rest, n_threads)
             else:
-                found = pair_reference.pairs(self.rule.reference, len(self.rule.states), *shape, *common)
+                found = pair_reference.pairs(self.rule.reference, *rest)
             if not math.isfinite(found[0]):
                 raise NonFiniteError("training diverged: the loss is not finite; use a smaller lr")
             total, count = total + found[0], count + found[1]

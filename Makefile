@@ -41,7 +41,7 @@ packaging: $(VENV)/test $(VENV)/flights  ## build wheels in several ways, instal
 	$(PIP) install build
 	$(BIN)/python -m pytest tests/packaging
 
-bench: $(VENV)/oracles  ## time against torch, numba and scikit-learn, in one process, interleaved
+bench: $(VENV)/oracles $(VENV)/flights  ## time against torch, numba and scikit-learn, in one process, interleaved
 	$(PIP) install --group bench
 	$(BIN)/python -m pytest bench --benchmark-columns=min,median,rounds
 	$(BIN)/python bench/compare.py
@@ -50,6 +50,8 @@ bench: $(VENV)/oracles  ## time against torch, numba and scikit-learn, in one pr
 	$(BIN)/python bench/normalization.py
 	$(BIN)/python bench/linear.py
 	$(BIN)/python bench/text.py
+	$(BIN)/python bench/flights.py
+	$(BIN)/python bench/parquet.py
 	$(BIN)/python bench/hogwild.py
 	$(BIN)/python bench/sparse.py
 

@@ -69,7 +69,7 @@ def values(name: str, schedule: Any, first: int, count: int) -> Array:
     """What option `name` is in `count` steps from `first` on, counted from 0; fewer where it fails beyond the first."""
     if isinstance(schedule, Schedule) and count > 1:  # at once: faster
         with contextlib.suppress(Exception):  # which one it is, the loop finds out
-            found = schedule(range(first, first + count)) + 0.0
+            found = schedule(np.arange(first, first + count)) + 0.0
             for extreme in (found.min(), found.max()):
                 SCHEDULED[name][0](name, float(extreme))
             return found

@@ -349,8 +349,9 @@ cdef void sum_share(void *what, int k, int threads) noexcept nogil:
                 if q == 0 and owner(x.u[e], threads) == k:
                     to = sum_of(m, k, x.u[e], row)
                     if to == NULL:
-                        m.failed = 1
-                        break
+                        m.n_touched[k] = -1
+                        fo_fp_leave(saved)
+                        return
                 if to != NULL:
                     m.add(m.width, to, m.tables[1] + ids[q] * size, slope_at(m, slopes, e * m.k + q))
                 q += 1
@@ -359,8 +360,9 @@ cdef void sum_share(void *what, int k, int threads) noexcept nogil:
                 if owner(m.rows[0] + ids[q], threads) == k:
                     to = sum_of(m, k, m.rows[0] + ids[q], row)
                     if to == NULL:
-                        m.failed = 1
-                        break
+                        m.n_touched[k] = -1
+                        fo_fp_leave(saved)
+                        return
                     m.add(m.width, to, u, slope_at(m, slopes, e * m.k + q))
                 q += 1
     fo_fp_leave(saved)
@@ -385,6 +387,31 @@ cdef void apply_share(void *what, int k, int threads) noexcept nogil:
         else:
             update_row(m, <double *>at, <double *>g, table, m.h)
     fo_fp_leave(saved)
+
+
+cdef void pair_batches(void *what, int k, int threads) noexcept nogil:
+    # All batches; called by each thread of one region. The shares are fixed, the threads may be fewer.
+    cdef Pairs *m = <Pairs *>what
+    cdef Pairs now = m[0]                   # begin, end, base and scalars of this batch
+    cdef Py_ssize_t last = m.end
+    cdef int s
+    while now.begin < last:
+        now.end = now.begin + m.size if last - now.begin > m.size else last
+        for s in range(k, m.shares, threads):
+            slope_share(&now, s, m.shares)
+        fo_wait(m.barrier, threads)
+        for s in range(k, m.shares, threads):
+            sum_share(&now, s, m.shares)
+        fo_wait(m.barrier, threads)
+        for s in range(m.shares):
+            if m.n_touched[s] < 0:
+                return
+        for s in range(k, m.shares, threads):
+            apply_share(&now, s, m.shares)
+        fo_wait(m.barrier, threads)
+        now.h += m.h_stride
+        now.base += m.rows[0] + m.rows[1]
+        now.begin = now.end
 
 
 cdef void read_text(Text *m, source, int k) except *:
@@ -455,9 +482,10 @@ def pairs(addresses, str span, int n_states, str loss, u, v, Py_ssize_t width, f
     with a row of `h` for each; the gradient of a row is the sum over the batch, and the bits are the same for any `threads`.
     """
     cdef Pairs m
+    cdef fo_barrier barrier
     cdef int itemsize = u.itemsize, t
     cdef size_t at
-    cdef Py_ssize_t places, last = end
+    cdef Py_ssize_t places
     cdef char *memory = NULL
     cdef double *y = NULL
     cdef double total = 0
@@ -483,10 +511,10 @@ def pairs(addresses, str span, int n_states, str loss, u, v, Py_ssize_t width, f
     m.fixed[0], m.fixed[1] = fixed
     m.width, m.stride, m.n_states, m.k, m.itemsize = width, u.shape[1], n_states, k, itemsize
     m.h, m.h_stride = <const char *>buffer(h) + SPAN * itemsize, 0 if one_row else h.strides[0]
-    m.begin, m.end = begin, end
+    m.begin, m.end, m.shares, m.barrier = begin, end, threads, &barrier
+    memset(&barrier, 0, sizeof(barrier))
     m.prefetch = prefetching and u.nbytes + v.nbytes > 1 << 19
-    if size > last - begin:
-        size = last - begin
+    m.size = size = size if size < end - begin else end - begin
     places = (size + threads - 1) // threads + 1 if size else PIECE
     # wide; gradients; copies; slopes; pointers
     m.own = ((2 + 1 + k + (k + 1) * (1 + n_states)) * width + k + 2 * PAD) * itemsize + width * 8 + 2 * k * sizeof(void *)
@@ -523,18 +551,14 @@ def pairs(addresses, str span, int n_states, str loss, u, v, Py_ssize_t width, f
         with nogil:
             if size == 0:
                 together(learn_share, &m, threads)
-            while size and m.begin < last and not m.failed:
-                m.end = m.begin + size if last - m.begin > size else last
-                together(slope_share, &m, threads)
-                together(sum_share, &m, threads)
-                if not m.failed:
-                    together(apply_share, &m, threads)
-                m.h += m.h_stride
-                m.base += m.rows[0] + m.rows[1]
-                m.begin = m.end
-        if m.failed:
-            raise MemoryError
+            elif threads == 1:
+                pair_batches(&m, 0, 1)
+            else:
+                with parallel(num_threads=threads):
+                    pair_batches(&m, threadid(), fo_team_size())
         for t in range(threads):
+            if m.n_touched[t] < 0:
+                raise MemoryError
             total += m.losses[t * APART // sizeof(double)]
             count += m.counts[t * APART // sizeof(double)]
         return total, count

@@ -30,7 +30,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from tqdm import tqdm
 
 import fastopt
-from fastopt.cli import DEMO_PASSES
+from fastopt.cli.demo import DEMO_PASSES
 from fastopt.errors import FastoptError, NonFiniteError
 from fastopt.models import ColumnHasher, LinearClassifier, flights
 from fastopt.models.estimators import merged

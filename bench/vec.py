@@ -22,7 +22,7 @@ from pathlib import Path
 
 from common import ROOT, compiler, setup_constants
 
-NOT_SPANS = {"drivers.pyx", "scores.pyx", "text.pyx"}
+NOT_SPANS = {"abreast.pyx", "drivers.pyx", "pairs.pyx", "scores.pyx", "text.pyx"}
 LOOP = re.compile(r"^\s*for (\w+) in range\(n\):")
 REPORT = re.compile(r"^(?P<file>[^\s:]+\.pyx):(?P<line>\d+):\d+: (?P<kind>optimized|missed|note):\s+(?P<text>.*)")
 Lines = dict[tuple[str, int], list[tuple[str, str]]]

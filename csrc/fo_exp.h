@@ -5,6 +5,7 @@
 #ifndef FO_EXP_H
 #define FO_EXP_H
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -43,13 +44,27 @@ static inline double fo_exp_rest(double r) {
     return (((a + b * r2) + (c + d * r2) * r4) + (e + f * r2) * r8) * r2;
 }
 
+/* exp(x) for |x| < 700, without branches, so that loops vectorize. */
+static inline double fo_exp_near(double x) {
+    double k = fo_round(x * FO_PER_LN2);
+    double r = (x - k * FO_LN2_HIGH) - k * FO_LN2_LOW;
+    return fo_scale(fo_exp_rest(r) + r + 1.0, k);
+}
+
 static inline double fo_exp(double x) {
     if (x != x) return x;
     if (x > 709.782712893384) return 1e308 * 1e308; /* overflows to infinity */
     if (x < -745.2) return 0.0;
-    double k = fo_round(x * FO_PER_LN2);
-    double r = (x - k * FO_LN2_HIGH) - k * FO_LN2_LOW;
-    return fo_scale(fo_exp_rest(r) + r + 1.0, k);
+    return fo_exp_near(x);
+}
+
+/* The same bits without branches, so that loops vectorize. */
+static inline double fo_exp_flat(double x) {
+    double in = x > 709.782712893384 ? 0.0 : x;
+    double y = fo_exp_near(in < -745.2 ? 0.0 : in);
+    y = x > 709.782712893384 ? 1e308 * 1e308 : y;
+    y = x < -745.2 ? 0.0 : y;
+    return x != x ? x : y;
 }
 
 #endif

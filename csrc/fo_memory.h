@@ -31,4 +31,9 @@ static inline double fo_getd(const double *at) { uint64_t u = fo_get64(at); doub
 static inline void fo_putf(float *at, float x) { uint32_t u; memcpy(&u, &x, 4); fo_put32(at, u); }
 static inline void fo_putd(double *at, double x) { uint64_t u; memcpy(&u, &x, 8); fo_put64(at, u); }
 
+/* Copies `size` bytes, a multiple of 8, to or from memory that several threads touch at once; both ends are aligned to 8. */
+static inline void fo_copy_shared(void *to, const void *from, size_t size) {
+    for (size_t i = 0; i < size; i += 8) fo_put64((char *)to + i, fo_get64((const char *)from + i));
+}
+
 #endif

@@ -107,6 +107,10 @@ class Schedule:
         """The value at a step, which has been checked."""
         raise UnsupportedError("a schedule needs its value at a step")
 
+    def _many(self, steps: Array) -> Array | None:
+        """The values at a flat array of steps at once, where they need but + - * /; None: one by one."""
+        return None
+
     def _parts(self) -> Sequence[Any]:
         """The schedules that this one is made of."""
         return ()
@@ -140,8 +144,10 @@ class Schedule:
         if type(step) is int and 0 <= step <= MOST_STEPS:
             return self._at(step)
         if isinstance(step, (np.ndarray, list, tuple, range)):
-            # One by one: on some processors NumPy's vectorized functions have other bits than those of numbers.
+            # Mostly one by one: on some processors NumPy's vectorized functions have other bits than those of numbers.
             steps = _whole_array(step)
+            if (found := self._many(steps.ravel())) is not None:
+                return found.reshape(steps.shape)
             return np.array([self._at(s) for s in steps.ravel().tolist()], self._dtype).reshape(steps.shape)
         return self._at(_step("step", step))
 
@@ -494,6 +500,12 @@ class Polynomial(Schedule):
         steps = self.steps * max(1, -(-step // self.steps)) if self.cycle else self.steps
         left = steps - min(step, steps)
         return _mix(self.end, self.base, (left / steps) ** self.power if left else 0.0)
+
+    def _many(self, steps: Array) -> Array | None:
+        if self.power != 1 or self.cycle or self.steps > 2**53:  # as float64 has it
+            return None
+        x, way = (self.steps - np.minimum(steps.astype(np.int64), self.steps)) / self.steps, self.base - self.end
+        return np.where(x < 0.5, self.end + way * x, self.base - way * (1.0 - x))
 
     def to_torch(self) -> tuple[str, dict[str, Any]]:
         if self.end != 0 or self.cycle:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from .checks import Array
-from .elementary import exp
+from .elementary import exp, log
 from .reductions import total
 
 
@@ -89,3 +89,45 @@ VALUES: dict[str, Callable[[Array, Array, float], Array]] = {
     "quantile": lambda z, y, a: np.maximum(a * (y - z), (a - 1.0) * (y - z)),
     "poisson": lambda z, y, a: np.exp(z) - y * z,
 }
+
+
+def above(x: float) -> float:
+    return 0.0 if x <= 0.0 else x
+
+
+def log_loss_value(z: float, y: float, a: float) -> float:
+    m, e = y * z, exp(y * z)
+    if e < float("inf"):
+        return float(log(np.array([1.0 + e]))[0]) - m
+    return 0.0 if m > 0.0 else m
+
+
+def huber_value(z: float, y: float, a: float) -> float:
+    r = abs(z - y)
+    return 0.5 * (r * r) if r <= a else a * (r - 0.5 * a)
+
+
+#: The losses as the kernels of models side by side sum them, of numbers, operation by operation.
+SUMMED: dict[str, Callable[[float, float, float], float]] = {
+    "log_loss": log_loss_value,
+    "hinge": lambda z, y, a: above(1.0 - y * z),
+    "squared_hinge": lambda z, y, a: above(1.0 - y * z) * above(1.0 - y * z),
+    "modified_huber": lambda z, y, a: -4.0 * (y * z) if y * z < -1.0 else above(1.0 - y * z) * above(1.0 - y * z),
+    "squared_error": lambda z, y, a: 0.5 * ((z - y) * (z - y)),
+    "huber": huber_value,
+    "epsilon_insensitive": lambda z, y, a: above(abs(z - y) - a),
+    "squared_epsilon_insensitive": lambda z, y, a: above(abs(z - y) - a) * above(abs(z - y) - a),
+    "quantile": lambda z, y, a: (1.0 - a) * (z - y) if z - y > 0.0 else -a * (z - y),
+    "poisson": lambda z, y, a: exp(z) - y * z,
+}
+
+
+def multinomial(z: Sequence[float], k: int) -> tuple[list[float], float]:
+    """Derivatives of the log loss of a softmax by the scores z, and the loss, where class k was right."""
+    most = z[0]
+    for score in z[1:]:
+        most = score if score > most else most
+    e = np.array([exp(score - most) for score in z])
+    whole = total(e)
+    found = log(np.array([whole]))[0] - (z[k] - most) if whole < float("inf") else whole
+    return [e[j] / whole - (1.0 if j == k else 0.0) for j in range(len(z))], found

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
+import io
+import json
+import signal
+import subprocess
+import sys
+import termios
+import time
+from subprocess import PIPE
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
+from scipy.sparse import csr_matrix
+from sklearn.metrics import roc_auc_score
 
 import fastopt
 from fastopt.cli import main
-from fastopt.models.files import load_model
+from fastopt.models import ColumnHasher, LinearClassifier, chunks, fit_stream, read_vw, write_cache
+from fastopt.models.features import read_csv
+from fastopt.models.files import load_model, save_model
 
 
 @pytest.fixture
@@ -92,7 +109,7 @@ def test_train_on_texts_and_caches(tmp_path, rng, capsys):
         assert main(["train", str(tmp_path / name), "--bits", "12"]) == 0
         text = capsys.readouterr().out
         assert "300 rows" in text and "1.0000" in text  # the AUC
-    for line, word in (("|x a", "without a label"), ("1 2 |x a", "importances"), ("1 |x :", "line 301, column 6")):
+    for line, word in (("|x a", "without a label"), ("1 |x :", "line 301, column 6")):
         with (tmp_path / "t.vw").open("a") as file:
             file.write(f"{line}\n")
         assert main(["train", str(tmp_path / "t.vw")]) == 2
@@ -148,3 +165,283 @@ def test_demo_quick(capsys, tmp_path):
         line = next(line for line in text.splitlines() if line.startswith(name + " "))
         assert 0.6 < float(line.split()[2]) < 0.8, line
     assert plot.exists()
+
+
+# ------------------------------------------------------------------------------------------ streams, predictions, weights
+
+
+def told(capsys, *arguments: str) -> Any:
+    """What a command says in JSON."""
+    assert main([*arguments, "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    return json.loads(lines[0])
+
+
+TABLE = ["--label", "delay", "--above", "10", "--cross", "color*size", "--bits", "12"]
+
+
+def test_json_has_all_figures(table, capsys):
+    said = told(capsys, "train", str(table), *TABLE, "--optimizer", "sgd,adagrad", "--epochs", "2", "--show", "3")
+    assert said["rows"] + 100 > 1900 > said["rows"] - 100 and said["nonzeros"] == 4 * said["rows"]
+    assert said["best"] in ("sgd", "adagrad") and len(said["weights"]) == 3
+    for model in said["models"]:
+        assert len(model["losses"]) == 2 and model["loss"] == model["losses"][-1] and model["auc"] > 0.9
+        assert model["rows"] == 2 * (said["rows"] - said["held_out"]) and model["rows_per_second"] > 0
+
+
+def test_a_stream_is_fit_stream(table, tmp_path, capsys):
+    out, plot = tmp_path / "m.npz", tmp_path / "p.svg"
+    arguments = ["--stream", "--chunk", "300", "--out", str(out), "--plot", str(plot), "--lr", "0.3", "0.1"]
+    said = told(capsys, "train", str(table), *TABLE, *arguments, "--epochs", "2")
+    hasher = ColumnHasher(2**12, ["color", "size", "noise"], [("color", "size")])
+    model, losses = LinearClassifier(), []
+    for epoch, lr in enumerate((0.3, 0.1)):
+        model.set_params(lr=lr, random_state=epoch)
+        losses.append(fit_stream(model, chunks(table, rows=300, hasher=hasher, label="delay", above=10.0)).loss)
+    assert [p["loss"] for p in said["passes"]] == losses and losses[1] < losses[0]
+    assert said["models"][0]["loss"] == losses[0], "the rows of the second pass are not new"
+    assert said["models"][0]["rows_at"][-1] == said["passes"][0]["rows"]
+    loaded, found = load_model(out)
+    assert (loaded.coef_ == model.coef_).all() and repr(found) == repr(hasher)
+    assert b"<svg" in plot.read_bytes()
+    assert main(["train", str(table), *TABLE, *arguments]) == 0
+    text = capsys.readouterr().out
+    assert "adagrad, 1" in text and f"{losses[0]:.4f}" in text
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "vw", "svmlight", "libffm", "cache"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_predictions_are_those_of_the_model_in_training(form, stream, tmp_path, rng, capsys):
+    """Each format, all at once and in pieces; read again by predict and eval."""
+    y = np.where(rng.random(500) < 0.5, 1, -1)
+    rows = list(zip(y, np.where(rng.random(500) < 0.1, -y, y), rng.integers(0, 9, 500), strict=True))
+    path = tmp_path / f"t.{dict(libffm='ffm').get(form, form)}"
+    more: list[str] = []
+    if form in ("csv", "parquet"):
+        table = pa.table({"f": [r[1] for r in rows], "n": [r[2] for r in rows], "label": y})
+        (pa.csv.write_csv if form == "csv" else pa.parquet.write_table)(table, path)
+        more = ["--label", "label"]
+    elif form == "vw":
+        path.write_text("".join(f"{a} 2.5 |x f{b} n{c}\n" for a, b, c in rows))
+    elif form == "svmlight":
+        path.write_text("".join(f"{a} {b + 2}:1 {c + 4}:1\n" for a, b, c in rows))
+    elif form == "libffm":
+        path.write_text("".join(f"{a} 0:{b + 2}:1 1:{c + 4}:1\n" for a, b, c in rows))
+    else:
+        X = np.eye(13, dtype=np.float32)
+        write_cache(path, csr_matrix(X[[r[1] + 1 for r in rows]] + X[[r[2] + 4 for r in rows]]), y)
+    out = str(tmp_path / "m.npz")
+    how = ["--stream", "--chunk", "120"] if stream else ["--epochs", "2"]
+    said = told(capsys, "train", str(path), *more, *how, "--bits", "10", "--out", out)
+    model, _ = load_model(out)
+    assert model.n_features_in_ == said["features"] == {"svmlight": 12, "libffm": 13, "cache": 13}.get(form, 1024)
+    assert main(["predict", out, str(path), "--chunk", "90"]) == 0
+    found = capsys.readouterr().out.split()
+    assert len(found) == 500 and 0.85 < np.mean([a == str(b) for a, b in zip(found, y, strict=True)]) < 0.95
+    where = tmp_path / "p.txt"
+    assert main(["predict", out, str(path), "--proba", "--out", str(where)]) == 0
+    assert capsys.readouterr().out == ""
+    p = np.loadtxt(where)
+    assert ((p > 0.5) == (np.array(found) == "1")).all() and ((p > 0) & (p < 1)).all()
+    assert [x.name for x in tmp_path.iterdir() if x.name.startswith(".fastopt")] == []
+    judged = told(capsys, "eval", out, str(path), "--chunk", "90")
+    assert judged["rows"] == 500 and judged["accuracy"] == np.mean([a == str(b) for a, b in zip(found, y, strict=True)])
+    assert judged["loss"] == pytest.approx(-np.log(np.where(y > 0, p, 1 - p)).mean(), rel=1e-5)
+    assert judged["auc"] == pytest.approx(roc_auc_score(y, p), abs=1e-6)
+    weights = told(capsys, "weights", out, str(path), "--show", "2")["weights"]
+    names = {
+        "csv": {"f=1", "f=-1"},
+        "vw": {"x^f1", "x^f-1"},
+        "svmlight": {"1", "3"},
+        "libffm": {"1", "3"},
+        "cache": {"0", "2"},
+    }
+    assert {w["names"][0]["name"] for w in weights} == names.get(form, names["csv"])
+    counts = {name: sum(r[1] == sign for r in rows) for sign, name in ((1, "positive"), (-1, "negative"))}
+    for w in weights:
+        assert w["names"][0]["rows"] == counts["positive" if w["weight"] > 0 else "negative"]
+    assert main(["weights", out, str(path), "--show", "2"]) == 0
+    assert f"({counts['positive']})" in capsys.readouterr().out
+
+
+def test_importances_weigh_the_samples(tmp_path, capsys):
+    """Rows of importance 0 teach nothing, those of importance 2 as much as two rows."""
+    path, out = tmp_path / "t.vw", str(tmp_path / "m.npz")
+    path.write_text("1 2 |a b\n-1 0 |a b\n-1 |a c\n" * 50)
+    arguments = ["--stream", "--optimizer", "sgd", "--out", out, "--bits", "8", "--chunk", "10000", "--loss", "hinge"]
+    assert main(["train", str(path), *arguments]) == 0
+    model, _ = load_model(out)
+    X, y, w = read_vw(path, n_features=256)
+    other = LinearClassifier("hinge", optimizer="sgd", lr=0.1, random_state=0).partial_fit(X, y, [-1, 1], w)
+    assert (model.coef_ == other.coef_).all()
+    judged = told(capsys, "eval", out, str(path))["accuracy"] if capsys.readouterr() else None
+    assert judged == 1.0
+    assert main(["predict", out, str(path), "--proba"]) == 2
+    assert "no probabilities" in capsys.readouterr().err
+    assert told(capsys, "train", str(path), "--bits", "8")["models"][0]["accuracy"] == 1.0
+
+
+def test_slots_that_names_share_are_shown(table, tmp_path, capsys):
+    out = str(tmp_path / "m.npz")
+    assert main(["train", str(table), *TABLE[:-1], "2", "--out", out, "--show", "4"]) == 0
+    text = capsys.readouterr().out
+    assert "and " in text and " more" in text
+    weights = told(capsys, "weights", out, str(table))["weights"]
+    names = [n["name"] for w in weights for n in w["names"]]
+    assert len(weights) <= 4 and len(names) == len(set(names)) == 3 + 3 + 100 + 9
+    hasher = load_model(out)[1]
+    for w in weights:
+        name = next(n["name"] for n in w["names"] if n["name"].startswith("noise="))
+        row = {"color": [""], "size": [""], "noise": [name.partition("=")[2]]}
+        assert hasher.transform(row).indices[2] == w["slot"]
+    assert sum(n["rows"] for w in weights for n in w["names"]) == 4 * 2000, "rows without a label, too"
+
+
+def test_several_classes(table, tmp_path, capsys):
+    out = str(tmp_path / "m.npz")
+    arguments = ["train", str(table), "--label", "color", "--columns", "size,noise", "--bits", "10"]
+    assert main([*arguments, "--classes", "all"]) == 0
+    assert "3 classes" in capsys.readouterr().out
+    said = told(capsys, *arguments, "--classes", "red,green,blue,grey", "--stream", "--out", out)
+    assert said["passes"][0]["loss"] == pytest.approx(np.log(4))
+    assert load_model(out)[0].classes_.tolist() == ["blue", "green", "grey", "red"]
+    assert main(["predict", out, str(table), "--proba"]) == 0
+    p = np.array([line.split() for line in capsys.readouterr().out.splitlines()], float)
+    assert p.shape == (2000, 4) and np.abs(p.sum(axis=1) - 1).max() < 1e-5
+    judged = told(capsys, "eval", out, str(table))
+    assert 0.3 < judged["accuracy"] < 0.6 and "auc" not in judged
+    weights = told(capsys, "weights", out, str(table), "--show", "7")["weights"]
+    assert len(weights) == 7 and {w["class"] for w in weights} <= {"blue", "green", "grey", "red"}
+    for mistake, word in (
+        (["--stream"], "--classes"),
+        (["--stream", "--classes", "all"], "beforehand"),
+        (["--stream", "--classes", "red,green"], "blue"),
+        (["--classes", "red,green"], "blue"),
+        (["--classes", "red"], "two or more"),
+    ):
+        assert main([*arguments, *mistake]) == 2
+        assert word in capsys.readouterr().err
+
+
+def test_regression_on_a_stream(table, tmp_path, capsys):
+    out = str(tmp_path / "m.npz")
+    arguments = [
+        "--label",
+        "delay",
+        "--columns",
+        "color",
+        "--cross",
+        "color*size",
+        "--loss",
+        "squared_error",
+        "--stream",
+    ]
+    assert main(["train", str(table), *arguments, "--chunk", "100", "--lr", "1", "--out", out]) == 0
+    capsys.readouterr()
+    judged = told(capsys, "eval", out, str(table))
+    assert judged["r2"] > 0.5 and set(judged) & {"auc", "accuracy"} == set()
+    assert main(["predict", out, str(table)]) == 0
+    found = np.array(capsys.readouterr().out.split(), float)
+    assert len(found) == 2000, "predictions of rows without a label, too"
+    model, hasher = load_model(out)
+    assert np.allclose(found, model.predict(hasher.transform(read_csv(table))), rtol=1e-6)
+
+
+def piped(*arguments: str, **options: Any) -> Any:
+    return subprocess.Popen(
+        [sys.executable, "-m", "fastopt", *arguments], stdin=PIPE, stdout=PIPE, stderr=PIPE, **options
+    )
+
+
+def test_pipes(table, tmp_path):
+    out = str(tmp_path / "m.npz")
+    content = table.read_bytes()
+    train = ["train", "-", "--format", "csv", *TABLE, "--columns", "color,size", "--stream", "--out", out]
+    with piped(*train) as process:
+        said, error = process.communicate(content, 60)
+        assert process.returncode == 0 and b"adagrad, 1" in said, error
+    with piped("predict", out, "-") as process:
+        said, error = process.communicate(content, 60)
+        assert process.returncode == 0 and len(said.split()) == 2000 and error == b""
+    with piped("predict", out, "-") as process:  # a reader that leaves
+        process.stdout.close()
+        process.stdin.write(content)
+        process.stdin.close()
+        assert process.wait(60) == 141 and process.stderr.read() == b""
+
+
+def test_ctrl_c_saves_what_a_stream_has_taught(tmp_path):
+    for name in ("m.npz", None):
+        more = ["--out", str(tmp_path / name)] if name else []
+        with piped("train", "-", "--format", "vw", "--stream", "--chunk", "100", *more) as process:
+            process.stdin.write(b"1 |a b\n-1 |a c\n" * 1000)
+            process.stdin.flush()
+            waiting, until = b"1234", time.monotonic() + 30
+            while int.from_bytes(waiting, sys.byteorder) and time.monotonic() < until:  # bytes that it has not read
+                time.sleep(0.05)
+                waiting = fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4))
+            time.sleep(1.0)  # it learns them, and waits for more
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+            said, error = process.stdout.read().decode(), process.stderr.read().decode()
+        assert error.startswith("fastopt: interrupted after 1,900 rows; "), error
+        assert ("saved in" in error) == (name is not None) and error.count("\n") == 1
+        assert "adagrad, 1" in said
+    model, _ = load_model(tmp_path / "m.npz")
+    scores = model.decision_function(read_vw(io.BytesIO(b"|a b\n|a c\n"))[0])
+    assert scores[0] > 0 > scores[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["train", "-", "--stream"], "--format"),
+        (["train", "-", "--stream", "--format", "svmlight"], "--features"),
+        (["train", "-", "--stream", "--format", "csv", "--label", "a"], "--columns"),
+        (["train", "-", "--format", "cache"], "standard input"),
+        (["train", "-", "--format", "parquet", "--label", "a", "--columns", "b"], "standard input"),
+        (["train", "-", "--format", "vw", "--stream", "--epochs", "2"], "once"),
+        (["train", "-", "--format", "vw", "--show", "2"], "--show"),
+        (["train", "{svm}", "--stream", "--optimizer", "sgd,adam"], "one --optimizer"),
+        (["train", "{svm}", "--stream", "--hold-out", "0.1"], "no rows out"),
+        (["train", "{svm}", "--stream", "--chunk", "0"], "--chunk"),
+        (["train", "{svm}", "--stream"], "labels 1.0, 2.0, 3.0"),
+        (["train", "{svm}", "--stream", "--classes", "1,x"], "numbers"),
+        (["train", "{svm}", "--features", "3"], "index from 1 to 3"),
+        (["train", "{svm}"], "--classes all"),
+        (["train", "{csv}", "--format", "parquet", "--label", "delay"], "cannot be read"),
+        (["train", "{csv}", "--format", "vw"], "the label"),
+        (["train", "{none}", "--stream"], "none.svm"),
+        (["train", "{empty}", "--stream"], "no rows"),
+        (["train", "{empty}"], "no rows"),
+        (["predict", "{csv}", "{csv}"], "t.csv"),
+        (["predict", "{model}", "{none}"], "none.svm"),
+        (["predict", "{model}", "{svm}"], "index from 1 to 3"),
+        (["predict", "{model}", "{csv}"], "was trained on svmlight"),
+        (["predict", "{bare}", "{svm}"], "fastopt train"),
+        (["predict", "{model}", "{small}", "--out", "no/such/folder/x"], "--out"),
+        (["eval", "{model}", "{svm}"], "index from 1 to 3"),
+        (["eval", "{model}", "{other}"], "labels 2.0"),
+        (["eval", "{model}", "{empty}"], "no rows"),
+        (["weights", "{model}", "-"], "standard input"),
+        (["weights", "{model}", "{small}", "--show", "0"], "--show"),
+    ],
+)
+def test_mistakes_of_streams_and_predictions(arguments, word, table, tmp_path, capsys):
+    places = {"csv": table, "none": tmp_path / "none.svm"}
+    for name, text in (
+        ("small", "1 1:1 3:1\n-1 2:1\n" * 20),
+        ("svm", "1 1:1\n2 4:1\n3 2:2\n" * 20),
+        ("other", "1 1:1\n2 2:1\n"),
+        ("empty", ""),
+    ):
+        places[name] = tmp_path / f"{name}.svm"
+        places[name].write_text(text)
+    places["model"], places["bare"] = tmp_path / "m.npz", tmp_path / "bare.npz"
+    assert main(["train", str(places["small"]), "--stream", "--out", str(places["model"])]) == 0
+    save_model(places["bare"], load_model(places["model"])[0])
+    capsys.readouterr()
+    assert main([a.format(**places) for a in arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("fastopt: ") and word in error, error

@@ -99,3 +99,25 @@ def test_examples_run_as_programs(capsys, name, last):
     example(name).main(["--quick"])
     out = capsys.readouterr().out.strip().splitlines()
     assert last in out[-1] and float(out[-1].split()[-1]) > 0.9
+
+
+def test_words_find_their_neighbours(capsys, tmp_path):
+    words = example("words")
+    with pytest.raises(SystemExit):
+        words.main([])
+    assert "--data must name a text file" in capsys.readouterr().err
+    rng = np.random.default_rng(0)
+    lines = [
+        " ".join(rng.choice(["war army navy ships", "money gold silver taxes"][k % 2].split(), 9)) for k in range(300)
+    ]
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(lines))
+    for model in ("skipgram", "glove"):
+        picture, vectors = tmp_path / f"{model}.png", tmp_path / f"{model}.txt"
+        words.main(
+            ["--data", str(text), "--model", model, "--plot", str(picture), "--save", str(vectors), "--words", "war"]
+        )
+        shown = capsys.readouterr().out
+        near = next(line for line in shown.splitlines() if line.lstrip().startswith("war:")).split(": ")[1]
+        assert set(near.split(", ")[:3]) == {"army", "navy", "ships"}
+        assert picture.stat().st_size > 1000 and vectors.read_text().startswith("8 ")

@@ -1068,3 +1068,13 @@ def test_a_rate_that_an_optimizer_cannot_have_is_named_with_its_step():
     with pytest.raises(HyperParameterError, match=r"step 3 has lr=0\.0"):
         opt.step(np.ones(3))
     assert (w == before).all() and opt.steps == 3
+
+
+@pytest.mark.parametrize("end", [0.0, 1e-5, 0.7])
+@pytest.mark.parametrize("length", [1, 3, 1000, 2**53, 2**53 + 1])
+def test_a_straight_line_over_many_steps_at_once(end, length):
+    line = Polynomial(0.3, length, end)
+    steps = np.unique(np.r_[np.arange(40), np.linspace(0, length, 2003).astype(np.int64), length + 1, 2**62])
+    assert (line(steps) == [line(int(step)) for step in steps]).all()
+    assert (line(steps.astype(np.uint64)[:12].reshape(3, 4)) == line(steps[:12]).reshape(3, 4)).all()
+    assert line([]).shape == (0,) and line([]).dtype == np.float64

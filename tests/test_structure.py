@@ -143,7 +143,19 @@ def test_openmp_lives_in_the_drivers_alone():
 
 #: "normalized" learns from samples: no Optimizer, which steps by gradients, and no span.
 RESERVED = {"__init__", "base", "normalized", "plan", "powers", "table", "tables", "whole"}
-HELPERS = {"batchnorm", "drivers", "blocks", "catch", "factors", "normalized", "passes", "scores", "text"}
+HELPERS = {
+    "abreast",
+    "batchnorm",
+    "drivers",
+    "blocks",
+    "catch",
+    "factors",
+    "normalized",
+    "pairs",
+    "passes",
+    "scores",
+    "text",
+}
 
 
 def optimizer_files() -> list[str]:

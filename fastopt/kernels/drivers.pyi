@@ -100,6 +100,32 @@ def samples(
     tiers: Sequence[tuple[int, int]] = ...,
     piece: int = ...,
 ) -> float: ...
+def abreast(
+    addresses: Mapping[str, int],
+    span: str,
+    n_states: int,
+    loss: str,
+    parameter: float,
+    lanes: int,
+    records: Array,
+    bias: Array | None,
+    indptr: Array,
+    indices: Array,
+    data: Array,
+    y: Array | None,
+    classes: Array | None,
+    weights: Array | None,
+    order: Array,
+    n: int,
+    longest: int,
+    h: Array,
+    one_row: bool,
+    rates: Array | None,
+    scale: Array,
+    shrink: Array,
+    sums: Array,
+    look: int,
+) -> None: ...
 def batches(
     addresses: Mapping[str, int],
     span: str,
@@ -210,6 +236,25 @@ def row_scores(
     out: Array,
     longest: int,
 ) -> int: ...
+def drawn_pairs(source: tuple[Any, ...], k: int, begin: int, end: int, u: Array, v: Array, at: Array) -> int: ...
+def pairs(
+    addresses: Mapping[str, int],
+    span: str,
+    n_states: int,
+    loss: str,
+    u: Array,
+    v: Array,
+    width: int,
+    fixed: tuple[int, int],
+    source: tuple[Any, ...],
+    k: int,
+    begin: int,
+    end: int,
+    size: int,
+    h: Array,
+    one_row: bool,
+    threads: int,
+) -> tuple[float, int]: ...
 def renumber(indices: Array, place: Array, threads: int) -> None: ...
 def shuffle(order: Array, seed: int) -> None: ...
 def by_frequency(indices: Array, place: Array, ends: Sequence[int], most: int) -> tuple[list[int], int]: ...

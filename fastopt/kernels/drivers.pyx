@@ -6,6 +6,7 @@ from cpython.object cimport PyObject
 from cython.parallel cimport parallel, threadid
 from libc.math cimport INFINITY, fabs, pow, sqrt
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 cdef extern from "Python.h":
@@ -49,6 +50,7 @@ cdef extern from "fo_memory.h" nogil:
     void fo_putd(double *at, double x)
     uint64_t fo_get64(const void *at)
     void fo_put64(void *at, uint64_t x)
+    void fo_copy_shared(void *to, const void *source, size_t size)
 
 cdef extern from *:
     """
@@ -176,8 +178,10 @@ include "past.pxi"
 include "walk.pxi"
 include "measure.pxi"
 include "samples.pxi"
+include "abreast.pxi"
 include "batches.pxi"
 include "factors.pxi"
+include "pairs.pxi"
 
 # ------------------------------------------------------------------------------------------------------- the plan
 

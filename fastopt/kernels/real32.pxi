@@ -20,6 +20,15 @@ cdef extern from "fo_memory.h" nogil:
 cdef extern from "fo_pow.h" nogil:
     real pow "fo_pow32"(real x, real a)
 
+cdef extern from "fo_lanes.h" nogil:
+    void zero8 "fo_zero8"(double *to)
+    void add8 "fo_add8"(double *to, const double *a)
+    void copy8 "fo_copy8_32"(real *to, const real *a)
+    void times8 "fo_times8_32"(real *to, const real *a, const real *b)
+    void scaled8 "fo_scaled8_32"(real *to, const real *a, real by)
+    void moved8 "fo_moved8_32"(real *to, const real *down, const real *p, const real *rate, const real *d)
+    void products8 "fo_products8_32"(double *to, const real *p, double x)
+
 cdef enum:
     SERIES = 5      # terms that exact catch-up keeps of a series; the last one tells the error of the others
 

@@ -13,6 +13,8 @@ from ..errors import UnsupportedError
 if TYPE_CHECKING:
     from .cache import read_cache as read_cache
     from .cache import write_cache as write_cache
+    from .embeddings import GloVe as GloVe
+    from .embeddings import SkipGram as SkipGram
     from .factorization import FFMClassifier as FFMClassifier
     from .factorization import FMClassifier as FMClassifier
     from .factorization import FMRegressor as FMRegressor
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from .features import ColumnHasher as ColumnHasher
     from .linear import LinearClassifier as LinearClassifier
     from .linear import LinearRegressor as LinearRegressor
+    from .progressive import fit_stream as fit_stream
     from .streams import chunks as chunks
     from .text import read_libffm as read_libffm
     from .text import read_svmlight as read_svmlight
@@ -31,10 +34,13 @@ _HOMES = {
     "FFMClassifier": "factorization",
     "FMClassifier": "factorization",
     "FMRegressor": "factorization",
+    "GloVe": "embeddings",
     "LinearClassifier": "linear",
     "LinearRegressor": "linear",
+    "SkipGram": "embeddings",
     "chunks": "streams",
     "feature_fields": "factorization",
+    "fit_stream": "progressive",
     "read_cache": "cache",
     "read_libffm": "text",
     "read_svmlight": "text",
@@ -47,10 +53,13 @@ __all__ = [
     "FFMClassifier",
     "FMClassifier",
     "FMRegressor",
+    "GloVe",
     "LinearClassifier",
     "LinearRegressor",
+    "SkipGram",
     "chunks",
     "feature_fields",
+    "fit_stream",
     "read_cache",
     "read_libffm",
     "read_svmlight",

@@ -137,7 +137,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             raise UnsupportedError(
                 f"{cls.__name__} cannot train a linear model sample by sample; choose another optimizer"
             )
-        checks.rate("lr", self.lr)
+        self._check_rate()
         checks.integer(1)("epochs", self.epochs)
         checks.integer(1)("batch_size", self.batch_size)
         checks.non_negative("l1", self.l1)
@@ -159,6 +159,13 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             checks.number()("tol", self.tol)
         if not isinstance(self.verbose, (bool, np.bool_)):
             checks.integer(0)("verbose", self.verbose)
+
+    def _check_rate(self) -> None:
+        checks.rate("lr", self.lr)
+
+    def _rate(self) -> Any:
+        """The rate that trainers are made with."""
+        return self.lr
 
     def _lasso(self) -> bool:
         """Whether weights are caught up with an l1 penalty; FTRL has its own."""
@@ -185,6 +192,17 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         """A trainer at its start."""
         raise NotImplementedError
 
+    def _stops(self, epochs: int) -> bool:
+        """Whether training may end early."""
+        return epochs > 1 and (bool(self.early_stopping) or self.tol is not None)
+
+    def _jobs(self, targets: Sequence[Array], dtype: Any, epochs: int) -> list[tuple[Any, slice, Array]]:
+        """What is trained by itself: a trainer, which of the models are its, and its targets."""
+        return [
+            (model.trainer, slice(k, k + 1), np.ascontiguousarray(y, dtype))
+            for k, (model, y) in enumerate(zip(self._models, targets, strict=True))
+        ]
+
     def _set_rate(self, trainer: Any) -> None:
         """Let a trainer go on with the present rate and penalties; raises if it cannot."""
         raise NotImplementedError
@@ -201,14 +219,17 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         cls, options = by_name(self.optimizer)
         if "weight_decay" in inspect.signature(cls).parameters:
             options["weight_decay"] = 0.0  # l2 is the decay here
-        options = cls.fill_options({**options, **self._penalties()[0], "lr": self.lr})
+        options = cls.fill_options({**options, **self._penalties()[0], "lr": self._rate()})
         return n_features, dtype, cls, options, self.loss, self._loss_parameter()
 
     def _loss_parameter(self) -> float:
         return float(getattr(self, LOSS_PARAMETERS[self.loss])) if self.loss in LOSS_PARAMETERS else 0.0
 
     def _start(self, n_models: int, n_features: int, dtype: Any) -> None:
-        self._models = [Model(self._make(n_features, dtype)) for _ in range(n_models)]
+        self._began([Model(self._make(n_features, dtype)) for _ in range(n_models)])
+
+    def _began(self, models: list[Model]) -> None:
+        self._models = models
         self._trained_as = self._training()
         self.t_ = 0
 
@@ -242,13 +263,14 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
                 f"{', '.join(k for k, v in self._training().items() if self._trained_as[k] != v)} changed since training "
                 "began; call fit to start again"
             )
-        for model in self._models:
-            self._set_rate(model.trainer)
+        jobs = self._jobs(targets, data.dtype, epochs)
+        for trainer, _, _ in jobs:
+            self._set_rate(trainer)
         random = check_random_state(self.random_state) if self.shuffle or self.early_stopping else None
         seed = random.randint(0, 2**31 - 1, 4) if random is not None and self.shuffle else None
         n = len(indptr) - 1
         visits = np.arange(n, dtype=np.int32) if weights is None else np.flatnonzero(weights).astype(np.int32)
-        stops = epochs > 1 and (self.early_stopping or self.tol is not None)
+        stops = self._stops(epochs)
         watch = None
         if stops or self.verbose:
             seen = visits
@@ -259,39 +281,44 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         w = None if weights is None else np.ascontiguousarray(weights, data.dtype)
         wild = self._threads() if self.mode == "hogwild" else 1
         self._prepare(indices, n, wild)  # csr_rows has made them for us
-        side = self._threads() if len(targets) > 1 and self.mode == "sequential" else 1
+        side = self._threads() if len(jobs) > 1 and self.mode == "sequential" else 1
         inside = 1 if self.mode == "sequential" else self._threads()
 
         def run(k: int) -> int:
-            model, y = self._models[k], np.ascontiguousarray(targets[k], data.dtype)
+            trainer, which, y = jobs[k]
+            models = self._models[which]
             draw = None if seed is None else np.random.default_rng(seed)
             best, waited, kept = math.inf, 0, None
             for epoch in range(epochs):
                 order = visits if draw is None else new_order(visits, draw, wild)
-                model.trainer.train(indptr, indices, data, y, order, inside, w)
-                model.end_pass(int(self.average))
+                trainer.train(indptr, indices, data, y, order, inside, w)
+                for model in models:
+                    model.end_pass(int(self.average))
                 if watch is None:
                     continue
-                loss = self._mean_loss(model, watch, targets[k])
+                loss = self._mean_loss(models, watch, targets[which])
                 if self.verbose:
-                    which = "" if len(targets) == 1 else f"class {k}, "
+                    first, last = which.start, which.start + len(models) - 1
+                    whose = f"class {first}, " if first == last else f"classes {first} to {last}, "
+                    whose = "" if len(jobs) == 1 else whose
                     kind = "validation" if stops and self.early_stopping else "training"
-                    print(f"{which}epoch {epoch + 1}: {kind} loss {loss:.6g}")
+                    print(f"{whose}epoch {epoch + 1}: {kind} loss {loss:.6g}")
                 waited = 0 if loss < best - (self.tol or 0.0) else waited + 1
                 if stops and self.early_stopping and loss < best:
-                    kept = model.parameters()
+                    kept = [model.parameters() for model in models]
                 best = min(best, loss)
                 if stops and waited >= self.n_iter_no_change:
                     break
             if kept is not None:
-                model.keep_best(kept)
+                for model, parameters in zip(models, kept, strict=True):
+                    model.keep_best(parameters)
             return epoch + 1
 
         if side > 1:
             with ThreadPoolExecutor(side) as pool:
-                made = list(pool.map(run, range(len(targets))))
+                made = list(pool.map(run, range(len(jobs))))
         else:
-            made = [run(k) for k in range(len(targets))]
+            made = [run(k) for k in range(len(jobs))]
         self.n_iter_ = max(made)
         self.t_ += len(visits) * self.n_iter_
         for model in self._models:
@@ -311,10 +338,15 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         )
         return np.sort(train), np.sort(seen)
 
-    def _mean_loss(self, model: Model, watch: Watch, y: Array) -> float:
+    def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Sequence[Array]) -> float:
+        """The mean loss of models that are trained together; of several, its mean over them."""
+        losses = []
         with np.errstate(all="ignore"):
-            z = self._score(model, watch.X).astype(np.float64)
-            return float(np.average(VALUES[self.loss](z, y[watch.rows], self._loss_parameter()), weights=watch.weights))
+            for model, y in zip(models, targets, strict=True):
+                z = self._score(model, watch.X).astype(np.float64)
+                loss = VALUES[self.loss](z, y[watch.rows], self._loss_parameter())
+                losses.append(float(np.average(loss, weights=watch.weights)))
+        return math.fsum(losses) / len(losses)
 
     def _kept(self, X: Any) -> bool:
         """Whether fit goes on from the last one's weights and optimizer state; `X`: the new data."""
@@ -353,6 +385,21 @@ def _has_probabilities(self: Classifier) -> bool:
     return True
 
 
+class OneAgainstRest(Sequence[Array]):
+    """Targets of models, +1 for the samples of the model's class and -1 for the others, each made when asked for."""
+
+    def __init__(self, codes: Array, classes: range) -> None:
+        self.codes, self.classes = codes, classes
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, k: Any) -> Any:
+        if isinstance(k, slice):
+            return OneAgainstRest(self.codes, self.classes[k])
+        return np.where(self.codes == self.classes[k], 1.0, -1.0)
+
+
 class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     """Classes, one model for each where there are more than two."""
 
@@ -365,10 +412,9 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
             raise StateError(f"y has labels that are not among the classes {self.classes_.tolist()}")
         return codes
 
-    def _targets(self, codes: Array) -> list[Array]:
+    def _targets(self, codes: Array) -> OneAgainstRest:
         """Targets -1 and +1 of each model."""
-        positive = [1] if len(self.classes_) == 2 else range(len(self.classes_))
-        return [np.where(codes == k, 1.0, -1.0) for k in positive]
+        return OneAgainstRest(codes, range(1, 2) if len(self.classes_) == 2 else range(len(self.classes_)))
 
     def _set_classes(self, classes: Array) -> None:
         if len(classes) < 2:
@@ -476,13 +522,16 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         The logistic function of the scores, or ``(clip(z, -1, 1) + 1) / 2`` (Zhang 2002); those of more than two classes are
         scaled to a sum of 1, as in scikit-learn.
         """
-        z = self.decision_function(X)
+        return self._probabilities(self.decision_function(X))
+
+    def _probabilities(self, z: Array) -> Array:
         p = expit(z) if self.loss == "log_loss" else (np.clip(z, -1, 1) + 1) / 2
         if p.ndim == 1:
             return np.column_stack((1 - p, p))
         total = p.sum(axis=1, keepdims=True)
         none = total == 0
-        return np.where(none, 1 / p.shape[1], p / np.where(none, 1, total)).astype(p.dtype)
+        found: Array = np.where(none, 1 / p.shape[1], p / np.where(none, 1, total)).astype(p.dtype)
+        return found
 
     @available_if(_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_log_proba(self, X: Any) -> Array:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,10 +19,24 @@ FORMAT = "fastopt linear model 1"
 CLASSES = {cls.__name__: cls for cls in (LinearClassifier, LinearRegressor, FMClassifier, FMRegressor, FFMClassifier)}
 
 
-def save_model(path: str | os.PathLike[str], model: Linear | Factorization, hasher: ColumnHasher | None = None) -> None:
+class Saved(NamedTuple):
+    """What `save_model` wrote: the model, its hasher, and how its samples were read."""
+
+    model: Any
+    hasher: ColumnHasher | None
+    reader: dict[str, Any]
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    model: Linear | Factorization,
+    hasher: ColumnHasher | None = None,
+    reader: Mapping[str, Any] | None = None,
+) -> None:
     """Write a fitted estimator of `fastopt.models`, and the hasher of its features, to `path` (.npz).
 
     Weights, vectors, intercept, classes and parameters are kept; the optimizer's state is not, so a loaded model predicts.
+    `reader`, what else is to be known of the samples to read more of them, is kept as it is; JSON must have a form for it.
     The file appears whole or not at all: it is written beside its place, flushed to disk and renamed.
     """
     parameters = model.get_params()
@@ -33,6 +48,7 @@ def save_model(path: str | os.PathLike[str], model: Linear | Factorization, hash
         "hasher": None
         if hasher is None
         else {"n_features": hasher.n_features, "columns": hasher.columns, "crosses": hasher.crosses},
+        "reader": dict(reader or {}),
     }
     arrays = {"coef": model.coef_, "intercept": model.intercept_}
     if isinstance(model, Factorization):
@@ -55,6 +71,11 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Any, ColumnHasher | None]:
         Fitted: it predicts. `partial_fit` goes on from the weights, with the optimizer's state at its start.
     hasher : ColumnHasher or None
     """
+    return load_saved(path)[:2]
+
+
+def load_saved(path: str | os.PathLike[str]) -> Saved:
+    """As `load_model`, with the `reader` of `save_model`."""
     about, arrays = read_arrays(path, FORMAT)
     try:
         cls: Any = CLASSES[about["class"]]
@@ -62,6 +83,7 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Any, ColumnHasher | None]:
         model = cls(**about["parameters"], **own)
         model._check_parameters()
         hasher = None if about["hasher"] is None else ColumnHasher(**about["hasher"])
+        reader = dict(about.get("reader", {}))
         coef, intercept = np.atleast_2d(arrays["coef"]), arrays["intercept"]
         if coef.dtype not in (np.float32, np.float64) or coef.ndim != 2 or intercept.shape != coef.shape[:1]:
             raise CheckpointError(f"{path} is damaged: weights of shape {coef.shape} and dtype {coef.dtype}")
@@ -82,4 +104,4 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Any, ColumnHasher | None]:
     except Exception as error:
         raise CheckpointError(f"{path} is not a model that fastopt saved: {error}") from error
     model._restore(parameters, coef.shape[1], coef.dtype)
-    return model, hasher
+    return Saved(model, hasher, reader)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.special import logsumexp, softmax
 from sklearn.base import ClassifierMixin
-from sklearn.linear_model import PoissonRegressor, QuantileRegressor, SGDClassifier, SGDRegressor
+from sklearn.linear_model import LogisticRegression, PoissonRegressor, QuantileRegressor, SGDClassifier, SGDRegressor
 from sklearn.utils.validation import check_is_fitted
 
-from .. import kernels
+from .. import checks, kernels
 from ..checks import Array
 from ..csr import checked_csr
-from ..errors import StateError, UnsupportedError
+from ..errors import HyperParameterError, StateError, UnsupportedError
 from ..optimizers.base import choose_backend
 from .batches import BatchTrainer
-from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor
+from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor, Watch
+from .lanes import GROUP, AutoTrainer, Lane, LaneTrainer
 from .samples import SampleTrainer
 
 
@@ -28,21 +31,56 @@ class Linear(Estimator):
         if self.mode == "hogwild" and self._lasso():
             raise UnsupportedError("mode='hogwild' has no l1; use 'sequential' or 'minibatch', or optimizer='ftrl'")
 
+    def _check_rate(self) -> None:
+        if not self._searches():
+            super()._check_rate()
+            return
+        if self.mode == "minibatch":
+            raise UnsupportedError(
+                "lr='auto' compares rates for steps of single samples, and mode='minibatch' wants others; give it a number"
+            )
+        if self._lasso():
+            raise UnsupportedError("lr='auto' has no l1; give lr a number, or use optimizer='ftrl'")
+
+    def _searches(self) -> bool:
+        return isinstance(self.lr, str) and self.lr == "auto"
+
+    def _rate(self) -> Any:
+        return 1.0 if self._searches() else self.lr
+
     def _in_batches(self) -> bool:
         return self.mode == "minibatch" or self._lasso()
 
     def _batch(self) -> int:
         return self.batch_size if self.mode == "minibatch" else 1
 
-    def _make(self, n_features: int, dtype: Any) -> SampleTrainer:
-        _, l1, l2 = self._penalties()
-        arguments = *self._arguments(n_features, dtype), l2, bool(self.fit_intercept), choose_backend("auto")
-        return BatchTrainer(self._batch(), l1, *arguments) if self._in_batches() else SampleTrainer(*arguments)
+    def _with_penalty(self, n_features: int, dtype: Any) -> tuple[Any, ...]:
+        return (
+            *self._arguments(n_features, dtype),
+            self._penalties()[2],
+            bool(self.fit_intercept),
+            choose_backend("auto"),
+        )
 
-    def _set_rate(self, trainer: SampleTrainer) -> None:
+    def _make(self, n_features: int, dtype: Any) -> SampleTrainer | AutoTrainer:
+        arguments = self._with_penalty(n_features, dtype)
+        if self._searches():
+            return AutoTrainer(self.optimizer, *arguments)
+        if self._in_batches():
+            return BatchTrainer(self._batch(), self._penalties()[1], *arguments)
+        return SampleTrainer(*arguments)
+
+    def _set_rate(self, trainer: Any) -> None:
         own, l1, l2 = self._penalties()
-        rate = self.lr if callable(self.lr) else float(self.lr)
         trainer.options = {**trainer.options, **own}
+        if isinstance(trainer, AutoTrainer):
+            trainer.begin(l2)
+            return
+        if self._searches():
+            raise StateError(
+                "training began with a number for lr, which lr='auto' cannot join; call fit to start again"
+            )
+        rate = self.lr if callable(self.lr) else float(self.lr)
         if isinstance(trainer, BatchTrainer):
             trainer.set_rate(rate, l2, l1, self._batch())
         elif self._in_batches():
@@ -52,11 +90,41 @@ class Linear(Estimator):
         else:
             trainer.set_rate(rate, l2)
 
+    def _jobs(self, targets: Sequence[Array], dtype: Any, epochs: int) -> list[tuple[Any, slice, Array]]:
+        for model in self._models:
+            if isinstance(model.trainer, AutoTrainer) and not self._searches():
+                model.trainer = model.trainer.alone()
+        return super()._jobs(targets, dtype, epochs)
+
     def _prepare(self, indices: Array, n_rows: int, n_threads: int) -> None:
         first, *others = (model.trainer for model in self._models)
         first.renumber(indices, n_rows, n_threads)
         for trainer in others:
             trainer.follow(first)
+
+    def _of_search(self, name: str, what: Any) -> Any:
+        trainers = [model.trainer for model in getattr(self, "_models", ())]
+        if not trainers or not all(isinstance(trainer, AutoTrainer) for trainer in trainers):
+            raise AttributeError(f"{name} exists after training with lr='auto' only")
+        found = [what(trainer) for trainer in trainers]
+        return found[0] if len(found) == 1 else np.array(found)
+
+    @property
+    def lr_(self) -> Any:
+        """The rate that ``lr="auto"`` chose, or while it searches the best so far; an array of those of several models."""
+        return self._of_search("lr_", lambda trainer: trainer.lr)
+
+    @property
+    def rates_(self) -> Array:
+        """The rates that ``lr="auto"`` tries, shape (8,), or (n_classes, 8)."""
+        rates: Array = self._of_search("rates_", lambda trainer: np.array(trainer.rates))
+        return rates
+
+    @property
+    def progressive_loss_(self) -> Array:
+        """The mean losses that `rates_` had on samples before they learned them; infinite or NaN where one diverged."""
+        losses: Array = self._of_search("progressive_loss_", lambda trainer: trainer.losses.copy())
+        return losses
 
     def _score(self, model: Model, X: Any) -> Array:
         w, b = model.parameters()
@@ -117,10 +185,10 @@ class LinearClassifier(Linear, Classifier):
         SGD with momentum 0.9. Its other options have their defaults, but for weight decay: that is `l2`, which is
         decoupled as AdamW's, so that ``"adam"`` and ``"adamw"`` are the same here. ``"ftrl"`` takes `l1` and `l2` as its own
         penalties, in closed form: they count once against the sum of the losses seen, not against their mean.
-    lr : float or callable, default 0.1
+    lr : float, callable or "auto", default 0.1
         Learning rate. 0.1 suits Adagrad and SGD; Adam, AdamW and RMSprop want about 0.001, Adadelta 1. A schedule, such as
         those of `fastopt.schedules`, counts steps from 0 (samples, or batches with ``mode="minibatch"``); it needs
-        ``l1=0`` and ``l2=0``, and is not saved by `save_model`.
+        ``l1=0`` and ``l2=0``, and is not saved by `save_model`. ``"auto"`` chooses one of eight, see Notes.
     epochs : int, default 5
         Passes over the data, at most.
     batch_size : int, default 256
@@ -137,8 +205,8 @@ class LinearClassifier(Linear, Classifier):
         merges it with the others' every few hundred samples; so rates that are nearly too large for one thread may be too
         large for several. Below some ten thousand samples it gains little.
     n_jobs : int, optional
-        Threads; None is 1, -1 is `fastopt.get_num_threads()`. In sequential mode they train classes side by side, where
-        there are more than two, with the same bits.
+        Threads; None is 1, -1 is `fastopt.get_num_threads()`. In sequential mode they share the classes, where there are
+        more than two, with the same bits.
     shuffle : bool, default True
         Visit the samples in a new random order in each epoch.
     random_state : int, RandomState or None
@@ -163,6 +231,11 @@ class LinearClassifier(Linear, Classifier):
         Weights of classes, multiplied into those of their samples; a class that a dict lacks has weight 1. ``"balanced"``:
         the number of samples by the number of classes and that of the class's samples, by weight.
     fit_intercept : bool, default True
+    multi_class : {"ovr", "multinomial"}, default "ovr"
+        More than two classes: a model for each, against the rest, or one whose probabilities are the softmax of its scores
+        (for the loss "log_loss", in sequential mode, without `l1`). Both train the classes side by side, so that a
+        feature is fetched once for all; those of ``"ovr"`` have the bits of separate fits. With early stopping and with
+        ``lr="auto"`` they are trained one by one.
 
     Attributes
     ----------
@@ -174,10 +247,29 @@ class LinearClassifier(Linear, Classifier):
         Passes of the last `fit`.
     t_ : int
         Samples learned so far.
+    lr_ : float, or ndarray of shape (n_classes,)
+        The rate that ``lr="auto"`` chose, or while it searches the best so far; for more than two classes that of each.
+    rates_ : ndarray, shape (8,) or (n_classes, 8)
+        The rates that it tries.
+    progressive_loss_ : ndarray, shape (8,) or (n_classes, 8)
+        Their mean losses on samples before these were learned; infinite or NaN where a model diverged.
 
     Notes
     -----
     float32 data are trained in float32, all other in float64. Zeros in dense data count as absent features.
+
+    With ``lr="auto"`` eight models with rates that are powers of two are trained side by side, each with the bits of a fit at its
+    rate, and the one with the least progressive loss goes on alone with its optimizer's state. That is the mean loss of samples
+    before they were learned, over the second half of each pass or call. The search ends with the first pass of `fit`, or call
+    of `partial_fit`, after which 4096 samples have been learned; after 262 144 samples at once. It runs on one thread, in
+    Hogwild mode too. Rates: 2**-6 to 2 for Adagrad and FTRL, whose first steps are about the rate whatever the features are;
+    for SGD 2**-5 to 4 by the mean squared length of the first 1024 rows visited, as its steps grow with that (2**-8 to 1/2 with
+    momentum); for others 1/8 to 16 times the default rate of the class. A rate that is best for one pass is too
+    large for several: in later passes of the same `fit` it is divided by the number of passes since, by its root for Adagrad, and
+    not for FTRL and others whose states hold the rate. Not for ``mode="minibatch"`` and `l1`.
+
+    Several classes side by side need ``n_features * (1 + states) * n_classes`` numbers, the classes rounded up to a multiple of 8;
+    if the machine has less memory, `fit` says so before it allocates.
 
     What others call the same penalty, for n samples:
 
@@ -228,12 +320,91 @@ class LinearClassifier(Linear, Classifier):
         verbose: bool | int = False,
         class_weight: Any = None,
         fit_intercept: bool = True,
+        multi_class: str = "ovr",
     ) -> None:
         self._keep(locals())
 
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        checks.one_of("ovr", "multinomial")("multi_class", self.multi_class)
+        if self.multi_class == "ovr":
+            return
+        if self.loss != "log_loss":
+            raise HyperParameterError(f"multi_class='multinomial' has loss='log_loss', not {self.loss!r}")
+        if self.mode != "sequential" or self._lasso() or self._searches():
+            raise UnsupportedError(
+                "multi_class='multinomial' needs mode='sequential', a number or schedule for lr, and no l1 except that of "
+                "optimizer='ftrl'; change these, or use multi_class='ovr'"
+            )
+
+    def _training(self) -> dict[str, Any]:
+        return {**super()._training(), "multi_class": self.multi_class}
+
+    def _is_multinomial(self) -> bool:
+        return self.multi_class == "multinomial" and len(self.classes_) > 2
+
+    def _start(self, n_models: int, n_features: int, dtype: Any) -> None:
+        apart = self._in_batches() or self._searches() or self.mode == "hogwild" or self._stops(self.epochs)
+        if n_models == 1 or (apart and not self._is_multinomial()):
+            super()._start(n_models, n_features, dtype)
+            return
+        size = n_models
+        arguments = [n_models, *self._with_penalty(n_features, dtype)]
+        if self._is_multinomial():
+            arguments[5:7] = ["multinomial", float(n_models)]
+        else:  # a share of whole groups for each thread
+            size = -(-n_models // GROUP // self._threads()) * GROUP or GROUP
+        models = []
+        for start in range(0, n_models, size):
+            arguments[0] = min(size, n_models - start)
+            together = LaneTrainer(*arguments)
+            models += [Model(Lane(together, k, start)) for k in range(arguments[0])]
+        self._began(models)
+
+    def _jobs(self, targets: Any, dtype: Any, epochs: int) -> list[tuple[Any, slice, Array]]:
+        lanes = [model.trainer for model in self._models]
+        if not isinstance(lanes[0], Lane):
+            return super()._jobs(targets, dtype, epochs)
+        apart = self._in_batches() or self._searches() or self.mode == "hogwild" or self._stops(epochs)
+        if apart and not self._is_multinomial():  # from now on each by itself
+            for model in self._models:
+                model.trainer = model.trainer.alone()
+            return super()._jobs(targets, dtype, epochs)
+        jobs = []
+        for lane in lanes:
+            if lane.k == 0:
+                end = lane.start + lane.group.n_models
+                mine = (targets.codes >= lane.start) & (targets.codes < end)
+                place = np.where(mine, targets.codes - lane.start, lane.group.lanes).astype(np.int32)
+                jobs.append((lane.group, slice(lane.start, end), place))
+        return jobs
+
+    def _prepare(self, indices: Array, n_rows: int, n_threads: int) -> None:
+        if not isinstance(self._models[0].trainer, Lane):
+            super()._prepare(indices, n_rows, n_threads)
+
+    def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Any) -> float:
+        if not self._is_multinomial():
+            return super()._mean_loss(models, watch, targets)
+        z = np.stack([self._score(model, watch.X) for model in models], axis=1).astype(np.float64)
+        codes = targets.codes[watch.rows]
+        return float(np.average(logsumexp(z, axis=1) - z[np.arange(len(z)), codes], weights=watch.weights))
+
+    def _probabilities(self, z: Array) -> Array:
+        if not self._is_multinomial():
+            return super()._probabilities(z)
+        return np.asarray(softmax(z, axis=1), z.dtype)
+
     def to_sklearn(self) -> Any:
-        """A fitted scikit-learn ``SGDClassifier`` with these weights, which predicts the same without fastopt."""
+        """A fitted scikit-learn estimator with these weights, which predicts the same without fastopt.
+
+        ``SGDClassifier``; ``LogisticRegression`` of a multinomial model.
+        """
         check_is_fitted(self)
+        if self._is_multinomial():
+            whole = LogisticRegression(fit_intercept=self.fit_intercept)
+            whole.classes_ = self.classes_.copy()
+            return _fitted(whole, self, self.coef_)
         other = SGDClassifier(loss=self.loss, **_sgd_options(self), class_weight=self.class_weight)
         other.classes_ = self.classes_.copy()
         return _fitted(other, self, self.coef_)
@@ -250,7 +421,7 @@ class LinearRegressor(Linear, Regressor):
         ``"quantile"``, the pinball loss of `quantile`; ``"poisson"``, exp(z) - y z for counts y, of which `predict` returns
         the mean exp(z).
     optimizer, lr, epochs, batch_size, l1, l2, mode, n_jobs, shuffle, random_state
-        As in `LinearClassifier`.
+        As in `LinearClassifier`, and so are the attributes of ``lr="auto"``.
     early_stopping, validation_fraction, n_iter_no_change, warm_start, average, tol, verbose, fit_intercept
         As in `LinearClassifier`.
     epsilon : float, default 0.1

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import Array
-from ..scores import DERIVATIVES, dot
+from ..scores import DERIVATIVES, SUMMED, dot, multinomial
 
 
 def samples(
@@ -137,6 +137,79 @@ def batches(
             scale = scale * shrink
             step += 1
     return scale
+
+
+def abreast(
+    reference: Callable[..., None],
+    n_states: int,
+    loss: str,
+    parameter: float,
+    lanes: int,
+    records: Array,
+    bias: Array | None,
+    indptr: Array,
+    indices: Array,
+    data: Array,
+    y: Array | None,
+    classes: Array | None,
+    weights: Array | None,
+    order: Array,
+    n: int,
+    h: Array,
+    one_row: bool,
+    rates: Array | None,
+    scale: Array,
+    shrink: Array,
+    sums: Array,
+    look: int,
+) -> None:
+    """Train `lanes` models on the same `n` CSR rows, each as if it were alone; only the classes of one model are not.
+
+    See ``kernels.drivers.abreast``.
+    """
+    real = data.dtype.type
+    with np.errstate(all="ignore"):
+        for i in range(n):
+            r = int(order[i])
+            part = slice(int(indptr[r]), int(indptr[r + 1]))
+            ids, x = indices[part], data[part]
+            m, weight = len(ids), 1.0 if weights is None else float(weights[r])
+            up, down = scale.astype(real), (1.0 / scale).astype(real)
+            blocks = records[ids].reshape(m, 1 + n_states, lanes).transpose(1, 2, 0).copy()  # numbers, models, features
+            blocks[0] = up[:, np.newaxis] * blocks[0]
+            if bias is not None:
+                blocks = np.append(blocks, bias.reshape(1 + n_states, lanes, 1), axis=2)
+                x = np.append(x, real(1))
+            z = [dot(p, x) for p in blocks[0]]
+            if loss == "multinomial":
+                assert classes is not None
+                slopes, found = multinomial(z[: int(parameter)], int(classes[r]))
+                slopes += [0.0] * (lanes - len(slopes))
+                losses = [found]
+            else:
+                mine = -1 if classes is None else int(classes[r])
+                t = [float(y[r]) if y is not None else 1.0 if k == mine else -1.0 for k in range(lanes)]
+                slopes = [DERIVATIVES[loss](z[k], t[k], parameter) for k in range(lanes)]
+                losses = [SUMMED[loss](z[k], t[k], parameter) for k in range(lanes)]
+            for k in range(lanes):
+                p, *states = blocks[:, k]
+                scalars = (h[k] if h.ndim == 3 else h)[0 if one_row else i][2:]
+                g = real(weight * slopes[k]) * x
+                if rates is None:
+                    reference(p, g, *states, scalars)
+                else:
+                    move = np.zeros_like(p)
+                    reference(move, g, *states, scalars)
+                    p += rates[0 if one_row else i, k] * move
+            if i >= look:
+                for k, value in enumerate(losses):
+                    sums[k] += weight * value
+            if bias is not None:
+                bias[:] = blocks[:, :, m].ravel()
+            blocks = blocks[:, :, :m]
+            blocks[0] = down[:, np.newaxis] * blocks[0]
+            records[ids] = blocks.transpose(2, 0, 1).reshape(m, records.shape[1])
+            scale *= shrink
 
 
 def row_scores(indptr: Array, indices: Array, data: Array, w: Array, bias: float, out: Array) -> None:

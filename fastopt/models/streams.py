@@ -16,7 +16,7 @@ from ..checks import Array, need
 from ..errors import DTypeError, HyperParameterError, ParseError, ShapeError, did_you_mean
 from .cache import read_cache
 from .features import ColumnHasher, numbers
-from .text import VW, LibFFM, SVMLight, is_ours, open_bytes
+from .text import MOST, VW, LibFFM, SVMLight, is_ours, open_bytes
 
 ROWS = 65536
 
@@ -34,8 +34,10 @@ def chunks(path_or_file: Any, *, rows: int = ROWS, reader: str | None = None, **
         By default the ending of the path decides: .vw, .ffm, .csv, .parquet, .cache, and svmlight for any other.
     **options
         Those of `read_svmlight` (`zero_based` and `n_features` must be said), `read_vw`, `read_libffm` (`n_features` must be
-        said) or `read_cache`. For tables: `hasher`, a `ColumnHasher`; `label`, the name of a column of numbers; and
-        `above`: whether the label is above this number, in the place of the label. Rows whose label is no number are left out.
+        said) or `read_cache`. With ``n_features="scan"`` the path is read twice: first for its largest index, and for whether
+        indices begin at 0 where `zero_based` is not said. For tables: `hasher`, a `ColumnHasher`; `label`, the name of a
+        column of numbers, or None: y is None then; `above`: whether the label is above this number, in the place of the
+        label; and ``texts=True``: labels as texts. Rows whose label is no number (an empty text) are left out.
 
     Yields
     ------
@@ -69,6 +71,14 @@ def chunks(path_or_file: Any, *, rows: int = ROWS, reader: str | None = None, **
     for option in options:
         if option not in known:
             raise HyperParameterError(f"the reader {name!r} has no option {option!r}.{did_you_mean(option, known)}")
+    if isinstance(options.get("n_features"), str) and name in ("svmlight", "libffm"):
+        checks.one_of("scan")("n_features", options["n_features"])
+        base = options.get("zero_based", "auto")
+        if isinstance(base, str):
+            checks.one_of("auto")("zero_based", base)
+        options["n_features"], base = extent(path_or_file, name, None, None if isinstance(base, str) else base)
+        if name == "svmlight":
+            options["zero_based"] = base
     source = kind(path_or_file, **options)
     try:
         source.ready_for_pieces()
@@ -87,6 +97,28 @@ def form_of(path_or_file: Any) -> str:
     return {".vw": "vw", ".ffm": "libffm", ".csv": "csv", ".parquet": "parquet", ".cache": "cache"}.get(
         ending, "svmlight"
     )
+
+
+def extent(path: Any, reader: str, n_features: int | None = None, zero_based: bool | None = None) -> tuple[int, bool]:
+    """The number of features of an svmlight or libffm file and whether its indices begin at 0, as far as not given.
+
+    Reads the file once, in bounded memory. Indices begin at 0 if there is an index 0, or no entry at all.
+    """
+    if not is_ours(path):
+        raise HyperParameterError(
+            "n_features='scan' reads the file twice and needs a path; pass the number of features"
+        )
+    source = READERS[reader](path)
+    lowest, highest, parser = MOST, -1, source.text.parser
+    try:
+        while (piece := source.text.take(ROWS)) is not None:
+            if len(piece["indices"]):
+                lowest, highest = min(lowest, parser.lowest), max(highest, parser.highest)
+    finally:
+        source.close()
+    if zero_based is None:
+        zero_based = reader == "libffm" or lowest == 0 or highest < 0
+    return n_features or max(1, highest + int(zero_based or reader == "libffm")), zero_based
 
 
 def _ahead(source: Any, rows: int) -> Iterator[Any]:
@@ -138,17 +170,22 @@ def _ahead(source: Any, rows: int) -> Iterator[Any]:
 class _Table:
     """A table as a source of pieces."""
 
-    def __init__(self, path_or_file: Any, hasher: Any, label: Any, above: Any) -> None:
+    def __init__(
+        self, path_or_file: Any, hasher: Any, label: Any, above: float | None = None, texts: bool = False
+    ) -> None:
         if not isinstance(hasher, ColumnHasher):
             raise DTypeError(f"hasher must be a ColumnHasher, got {type(hasher).__name__}")
-        if not isinstance(label, str):
-            raise HyperParameterError(f"label must be the name of a column, got {label!r}")
+        if label is not None and not isinstance(label, str):
+            raise HyperParameterError(f"label must be the name of a column, or None, got {label!r}")
         self.hasher, self.label = hasher, label
         self.above = None if above is None else checks.number()("above", above)
+        self.texts = checks.flag("texts", texts)
+        if self.texts and above is not None:
+            raise HyperParameterError("above compares numbers, so texts must be False")
         features = dict.fromkeys([*hasher.columns, *(name for cross in hasher.crosses for name in cross)])
         if label in features:
             raise HyperParameterError(f"label {label!r} cannot be a feature as well")
-        self.columns = [*features, label]
+        self.columns = [*features, *([] if label is None else [label])]
         self.owned = is_ours(path_or_file)
         self.name, self.file = open_bytes(path_or_file)
         self.held: list[Any] = []  # tables that are read and not given out
@@ -183,11 +220,21 @@ class _Table:
         whole = pa.concat_tables(self.held)
         table, rest = whole[:rows], whole[rows:]
         self.held = [rest] if len(rest) else []
-        y = self._labels(table)
-        known = np.isfinite(y)
+        if self.label is None:
+            return self.hasher.transform(table), None
+        y = self._texts(table) if self.texts else self._labels(table)
+        known = y != "" if self.texts else np.isfinite(y)
         if not known.all():
             table, y = table.filter(pa.array(known)), y[known]
         return self.hasher.transform(table), y if self.above is None else y > self.above
+
+    def _texts(self, table: Any) -> Array:
+        try:
+            column = table[self.label].cast("string")
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise ShapeError(f"{self.name}: column {self.label!r} holds no texts: {error}") from error
+        values: Array = np.array(["" if value is None else value for value in column.to_pylist()], np.str_)
+        return values
 
     def _labels(self, table: Any) -> Array:
         column = table[self.label]
@@ -203,9 +250,6 @@ class _Table:
 class CSV(_Table):
     """A CSV file as a source of pieces."""
 
-    def __init__(self, path_or_file: Any, hasher: Any, label: Any, above: Any = None) -> None:
-        super().__init__(path_or_file, hasher, label, above)
-
     def open(self) -> Iterator[Any]:
         pa, csv = need("pyarrow", "cli"), need("pyarrow.csv", "cli")
         types = dict.fromkeys(self.columns, pa.string())
@@ -215,9 +259,6 @@ class CSV(_Table):
 
 class Parquet(_Table):
     """A Parquet file as a source of pieces."""
-
-    def __init__(self, path_or_file: Any, hasher: Any, label: Any, above: Any = None) -> None:
-        super().__init__(path_or_file, hasher, label, above)
 
     def open(self) -> Iterator[Any]:
         file = need("pyarrow.parquet", "cli").ParquetFile(self.file)

@@ -55,7 +55,8 @@ def open_bytes(path_or_file: Any) -> tuple[str, Any]:
     if isinstance(path_or_file, (str, os.PathLike)):
         name = os.fspath(path_or_file)
         if name == "-":
-            return "standard input", sys.stdin.buffer
+            # Unbuffered: it gives what a pipe has, and a thread that waits for more does not hold a lock which Python needs to end.
+            return "standard input", getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
         openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
         return str(name), openers.get(os.path.splitext(name)[1], open)(name, "rb")
     if hasattr(path_or_file, "read"):
@@ -257,6 +258,7 @@ class SVMLight(_Source):
         if not isinstance(zero_based, (bool, np.bool_)) and zero_based != "auto":
             raise HyperParameterError(f"zero_based must be True, False or 'auto', got {zero_based!r}")
         self.zero_based = zero_based
+        self.starts_at_zero = zero_based is True
         self.query_id = checks.flag("query_id", query_id)
         least = int(zero_based is not True and zero_based != "auto")
         most = MOST if self.n_features is None else self.n_features
@@ -270,6 +272,7 @@ class SVMLight(_Source):
         parser, name = self.text.parser, self.text.name
         some = len(piece["indices"]) > 0
         base = int(parser.lowest > 0 and some) if self.zero_based == "auto" else int(not self.zero_based)
+        self.starts_at_zero = not base
         width = parser.highest - base + 1 if some else 1
         if width > (self.n_features or MOST):
             raise ParseError(

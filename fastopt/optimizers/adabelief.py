@@ -57,6 +57,7 @@ class AdaBelief(Optimizer):
 
     options = {"betas": checks.pair(checks.fraction), "eps": checks.non_negative, "rectify": checks.flag}
     presets = {"paper": {"rectify": False}}
+    pace = 4
     rules = (Rule("adabelief", ("exp_avg", "exp_avg_var"), adabelief, Catch("adabelief", 2, 0)),)
 
     def __init__(

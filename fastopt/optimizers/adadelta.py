@@ -48,6 +48,7 @@ class Adadelta(Optimizer):
     """
 
     options = {"rho": checks.fraction, "eps": checks.non_negative}
+    pace = 0
     rules = (Rule("adadelta", ("square_avg", "acc_delta"), adadelta, Catch("decay2", 2, 0)),)
 
     presets = {

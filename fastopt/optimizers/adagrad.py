@@ -71,6 +71,7 @@ class Adagrad(Optimizer):
         "eps_form": checks.one_of("outside", "inside"),
         "power": checks.number(0.0, 1.0, closed_low=False),
     }
+    pace = 0
     rules = tuple(
         Rule(reference.__name__, ("sum",), reference, Catch("decay0", 0, 0), merge=("sum", "sum"))
         for reference in (adagrad, adagrad_first_power, adagrad_power)

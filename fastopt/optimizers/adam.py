@@ -98,6 +98,7 @@ class Adam(Optimizer):
         "amsgrad": checks.flag,
         "eps_form": checks.one_of("outside", "hat"),
     }
+    pace = 4
     rules = (
         Rule("adam", ("exp_avg", "exp_avg_sq"), adam, Catch("adam", 2, ALL)),
         Rule(

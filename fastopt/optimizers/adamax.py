@@ -65,6 +65,7 @@ class Adamax(Optimizer):
         "eps_form": checks.one_of("inside", "outside"),
     }
     # Inside, epsilon is a floor, and what lies on it stays there: the law of a gap holds for one floor.
+    pace = 3
     rules = (
         Rule("adamax", ("exp_avg", "exp_inf"), adamax, Catch("adamax", 2, ALL, ("eps",))),
         Rule("adamax_outside", ("exp_avg", "exp_inf"), adamax_outside, Catch("adamax_outside", 2, ALL)),

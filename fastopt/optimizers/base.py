@@ -252,6 +252,9 @@ class Optimizer(metaclass=Constructor):
     own_decay: ClassVar[tuple[str, ...]] = ()
     #: whether linear models can train by the span alone
     for_samples: ClassVar[bool] = True
+    #: place of the span's scalar that multiplies the whole move of the parameter, where it has one and the parameter moves
+    #: whatever it is: then models with rates of their own share a span
+    pace: ClassVar[int | None] = None
     #: what a group remembers from step to step beside its arrays, and where that starts: numbers, or tuples of them
     memory: ClassVar[Mapping[str, Any]] = {}
     #: states that start as a copy of the parameter

@@ -44,6 +44,7 @@ class Lion(Optimizer):
 
     options = {"betas": checks.pair(checks.fraction)}
     fixed = {"decoupled_weight_decay": True}
+    pace = 0
     rules = (Rule("lion", ("exp_avg",), lion, Catch("sign", 1, 1)),)
     presets = {"keras": {"lr": 1e-3}, "paper": {}}
 

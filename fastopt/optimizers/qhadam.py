@@ -58,6 +58,7 @@ class QHAdam(Optimizer):
         "nus": checks.pair(checks.number(0.0, 1.0)),
         "eps": checks.non_negative,
     }
+    pace = 8
     rules = (Rule("qhadam", ("exp_avg", "exp_avg_sq"), qhadam, Catch("adam", 2, ALL)),)
     presets = {"paper": {"betas": (0.995, 0.999), "nus": (0.7, 1.0)}}
 

@@ -64,6 +64,7 @@ class RAdam(Optimizer):
     """
 
     options = {"betas": checks.pair(checks.fraction), "eps": checks.non_negative}
+    pace = 4
     rules = (Rule("radam", ("exp_avg", "exp_avg_sq"), radam, Catch("radam", 2, ALL)),)
 
     def __init__(

@@ -88,6 +88,7 @@ class RMSprop(Optimizer):
         "eps_form": checks.one_of("outside", "inside"),
         "lr_inside": checks.flag,
     }
+    pace = 4
     rules = (
         Rule("rmsprop", ("square_avg",), rmsprop, Catch("decay1", 1, 0)),
         Rule("rmsprop_momentum", ("square_avg", "momentum_buffer"), rmsprop_momentum, Catch("drift1", 1, 1)),

@@ -70,6 +70,7 @@ class SGD(Optimizer):
         "nesterov": checks.flag,
         "lr_inside": checks.flag,
     }
+    pace = 0
     rules = (
         Rule("sgd", (), sgd, Catch("decay0", 0, 0)),
         Rule("sgd_momentum", ("momentum_buffer",), sgd_momentum, Catch("drift0", 0, 1)),

@@ -50,6 +50,7 @@ class SignSGD(Optimizer):
     here. PyTorch and Keras have no SignSGD; the paper's vote among workers is not part of it. There is no state.
     """
 
+    pace = 0
     rules = (Rule("signsgd", (), signsgd, Catch("decay0", 0, 0)),)
     presets = {"paper": {}}
 
@@ -89,6 +90,7 @@ class Signum(Optimizer):
     """
 
     options = {"momentum": checks.scheduled(checks.fraction)}
+    pace = 0
     rules = (Rule("signum", ("momentum_buffer",), signum, Catch("sign", 1, 1)),)
     presets = {"paper": {}}
 

@@ -57,6 +57,7 @@ class Yogi(Optimizer):
         "eps": checks.non_negative,
         "initial_accumulator_value": checks.non_negative,
     }
+    pace = 3
     rules = (Rule("yogi", ("exp_avg", "exp_avg_sq"), yogi, Catch("adam", 2, ALL)),)
 
     def __init__(

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from settings import cases
 
-from fastopt.cli import DEMO_RATES
+from fastopt.cli.demo import DEMO_RATES
 
 ROOT = Path(__file__).parents[2]
 COMPILERS = ("cc", "gcc", "clang", "c99", "c89", "tcc", "icx", "cl")

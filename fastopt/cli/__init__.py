@@ -1,0 +1,45 @@
+"""The command line: ``fastopt train``, ``predict``, ``eval``, ``weights``, ``demo``, ``compare``, ``config``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import config
+from ..errors import FastoptError
+from ..version import __version__
+from . import compare, demo, predict, train, weights
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+        return status
+    except BrokenPipeError:  # the reader of the output has gone; at the end Python would complain once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (FastoptError, OSError) as error:
+        print(f"fastopt: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as missing:
+        if (missing.name or "fastopt").startswith("fastopt"):
+            raise
+        print(f'fastopt: this command needs {missing.name}: pip install "fastopt[cli]"', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("fastopt", description="Optimizer kernels for training on CPUs.")
+    parser.add_argument("--version", action="version", version=f"fastopt {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for command in (train, predict, weights, demo, compare):
+        command.add(commands)
+    about = commands.add_parser("config", help="what this installation is and uses")
+    about.set_defaults(run=lambda args: (config.show_config() and 0) or 0)
+    return parser

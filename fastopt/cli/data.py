@@ -1,0 +1,180 @@
+"""Files of samples: how they are read for training, and again for what a trained model is asked."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import checks
+from ..errors import FastoptError, HyperParameterError, ParseError, ShapeError, UnsupportedError
+
+FORMS = ("svmlight", "vw", "libffm", "csv", "parquet", "cache")
+TABLES = ("csv", "parquet")
+#: Rows that a stream reads at a time.
+CHUNK = 65536
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What is to be known of a file to read it as the one that was trained on; a model file keeps it."""
+
+    form: str
+    label: str | None = None
+    above: float | None = None
+    texts: bool = False
+    zero_based: bool = False
+
+
+class Samples:
+    """A file of samples, or standard input."""
+
+    def __init__(self, path: str, reader: Reader, n_features: int | None, hasher: Any = None) -> None:
+        self.path, self.reader, self.n_features, self.hasher = path, reader, n_features, hasher
+        _from_a_path(path, reader.form)
+
+    def pieces(self, rows: int, labels: bool = True) -> Iterator[tuple[Any, Any, Any]]:
+        """Features, labels and weights (or None) of so many rows at a time; without `labels` of a table's features alone."""
+        from ..models.streams import chunks
+
+        for X, y, *more in chunks(self.path, rows=rows, reader=self.reader.form, **self.options(labels)):
+            if X.shape[1] != self.n_features:
+                raise ShapeError(f"{self.path} has {X.shape[1]:,} features, expected {self.n_features:,}")
+            yield X, y, more[0] if self.reader.form == "vw" else None
+
+    def whole(self) -> tuple[Any, Any, Any]:
+        """Features, labels and weights (or None) of all rows, each index once a row."""
+        from scipy import sparse
+
+        from ..models.estimators import merged
+        from ..models.streams import READERS
+
+        form, weights = self.reader.form, None
+        if form in TABLES:
+            read = list(self.pieces(CHUNK)) or [(sparse.csr_matrix((0, 1)), [], None)]
+            X, y = sparse.vstack([piece[0] for piece in read], "csr"), np.concatenate([piece[1] for piece in read])
+        elif form == "cache":
+            source = READERS[form](self.path)
+            X, y = source.X, source.y
+        else:
+            source = READERS[form](self.path, **self.options())
+            try:
+                X, y, *more = source.take()
+            finally:
+                source.close()
+            if form == "svmlight":
+                self.reader = replace(self.reader, zero_based=self.reader.zero_based or source.starts_at_zero)
+            weights = more[0] if form == "vw" else None
+        if not X.shape[0]:
+            raise ShapeError(f"{self.path} has no rows")
+        self.n_features = X.shape[1]
+        return merged(X), y, weights
+
+    def options(self, labels: bool = True) -> dict[str, Any]:
+        """Those of the reader."""
+        r = self.reader
+        if r.form in TABLES:
+            more = {"label": r.label, "above": r.above, "texts": r.texts} if labels else {"label": None}
+            return {"hasher": self.hasher, **more}
+        if r.form == "cache":
+            return {}
+        base = "auto" if self.n_features is None and not r.zero_based else r.zero_based
+        return {"n_features": self.n_features, **({"zero_based": base} if r.form == "svmlight" else {})}
+
+
+def form_of(args: argparse.Namespace) -> str:
+    """``--format``, or what the ending of the path says."""
+    from ..models.streams import form_of
+
+    if args.format is None and args.path == "-":
+        raise HyperParameterError(f"standard input needs --format, one of {', '.join(FORMS)}")
+    return args.format or form_of(args.path)
+
+
+def _from_a_path(path: str, form: str) -> None:
+    if path == "-" and form in ("parquet", "cache"):
+        raise UnsupportedError(f"a {form} file is read from a path, not from standard input")
+
+
+def to_train(args: argparse.Namespace, classify: bool) -> Samples:
+    """The samples that the options of ``fastopt train`` describe."""
+    form = form_of(args)
+    _from_a_path(args.path, form)
+    slots: int = 2 ** checks.integer(1, 30)("--bits", args.bits)
+    if form in TABLES:
+        reader = Reader(form, args.label, args.above, texts=classify and args.above is None)
+        return Samples(args.path, reader, slots, _hasher(args, form, slots))
+    if args.label or args.columns or args.cross or args.above is not None:
+        raise HyperParameterError("--label, --above, --columns and --cross are for CSV and Parquet")
+    if form == "vw":
+        return Samples(args.path, Reader(form), slots)
+    if form == "cache":
+        from ..models.cache import read_cache
+
+        return Samples(args.path, Reader(form), read_cache(args.path, verify=False)[0].shape[1])
+    features = None if args.features is None else checks.integer(1, 2**31 - 1)("--features", args.features)
+    base = bool(args.zero_based)
+    if args.stream and features is None:
+        if args.path == "-":
+            raise HyperParameterError(f"a stream of {form} from standard input needs --features N, their number")
+        from ..models.streams import extent
+
+        features, base = extent(args.path, form, None, base or None)
+    return Samples(args.path, Reader(form, zero_based=base), features)
+
+
+def of_model(args: argparse.Namespace, saved: Any) -> Samples:
+    """Samples to be read as those that a model was trained on."""
+    try:
+        reader = Reader(**saved.reader)
+        if reader.form not in FORMS or (reader.form in TABLES) != (saved.hasher is not None):
+            raise TypeError
+    except TypeError:
+        raise UnsupportedError(
+            f"{args.model} was not saved by `fastopt train`: it does not say how samples are read"
+        ) from None
+    form = args.format or (reader.form if args.path == "-" else form_of(args))
+    if (form in TABLES) != (reader.form in TABLES):
+        raise HyperParameterError(f"{args.model} was trained on {reader.form}, and {args.path} is {form}; see --format")
+    return Samples(args.path, Reader(**{**asdict(reader), "form": form}), saved.model.n_features_in_, saved.hasher)
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def column_names(path: str, form: str) -> list[str]:
+    """The columns of a table."""
+    from ..checks import need
+
+    try:
+        if form == "parquet":
+            return list(need("pyarrow.parquet", "cli").read_schema(path).names)
+        with need("pyarrow.csv", "cli").open_csv(path) as reader:
+            return list(reader.schema.names)
+    except (FastoptError, OSError):
+        raise
+    except ValueError as error:  # pyarrow.ArrowInvalid
+        raise ParseError(f"{path} cannot be read as {form}: {error}") from error
+
+
+def _hasher(args: argparse.Namespace, form: str, slots: int) -> Any:
+    from ..models.features import ColumnHasher
+
+    if not args.label:
+        raise HyperParameterError(f"a {form} file needs --label COLUMN")
+    crosses = [tuple(c.split("*")) for c in args.cross]
+    columns = None if args.columns is None else [c for c in args.columns.split(",") if c]
+    if args.label in [*(columns or ()), *(c for cross in crosses for c in cross)]:
+        raise HyperParameterError(f"--label {args.label} cannot be a feature as well")
+    if args.path == "-":
+        if columns is None:
+            raise HyperParameterError("a table from standard input needs --columns A,B,...")
+        return ColumnHasher(slots, columns, crosses)
+    known = column_names(args.path, form)
+    for name in (args.label, *(columns or ()), *(c for cross in crosses for c in cross)):
+        if name not in known:
+            raise ShapeError(f"{args.path} has no column {name!r}; it has {', '.join(known)}")
+    return ColumnHasher(slots, [c for c in known if c != args.label] if columns is None else columns, crosses)

@@ -1,0 +1,482 @@
+"""Linear models side by side: one record for each feature holds the weights and states of all ("lanes"), so that one fetch and
+one vector instruction serve several. For eight learning rates at once, one against the rest, and multinomial models."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from inspect import signature
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..checks import Array
+from ..errors import HyperParameterError, NonFiniteError, UnsupportedError
+from ..optimizers import tables
+from ..optimizers.base import Optimizer
+from . import reference
+from .samples import SMALLEST_SCALE, WINDOW, SampleTrainer, zeros
+
+#: Lanes come in groups of so many, those of a vector.
+GROUP = 8
+#: ``lr="auto"`` trains all rates until a pass or call ends and at least so many samples have been learned, ...
+LEAST = 1 << 12
+#: ... but no more than so many.
+MOST = 1 << 18
+
+
+def memory() -> int | None:
+    """Bytes that this process may use, of the machine or its container; None: unknown."""
+    limits = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max") as file:
+        limits.append(int(file.read()))
+    return min(limits, default=None)
+
+
+class LaneTrainer:
+    """Linear models that are trained on the same samples at once, and what trains them.
+
+    Their weights and states are those of `SampleTrainer`, bit for bit, but for the classes of a multinomial model, whose
+    gradients depend on each other. A record holds the weights of all models, then each of their states.
+
+    Parameters
+    ----------
+    n_models : int
+        Padded with idle models to whole groups of 8.
+    rates : list of float, optional
+        The learning rate of each model; None: that of the options.
+    """
+
+    def __init__(
+        self,
+        n_models: int,
+        n_features: int,
+        dtype: np.dtype[Any],
+        optimizer: type[Optimizer],
+        options: dict[str, Any],
+        loss: str,
+        parameter: float,
+        l2: float,
+        fit_intercept: bool,
+        backend: str,
+        *,
+        rates: list[float] | None = None,
+    ) -> None:
+        self.arguments: tuple[Any, ...] = (
+            n_features,
+            dtype,
+            optimizer,
+            options,
+            loss,
+            parameter,
+            l2,
+            fit_intercept,
+            backend,
+        )
+        self.dtype, self.loss, self.parameter, self.backend = np.dtype(dtype), loss, parameter, backend
+        self.optimizer, self.options, self.n_models, self.rates = optimizer, options, n_models, rates
+        self.rule = optimizer.rule_of(options)
+        self.lanes = -(-n_models // GROUP) * GROUP
+        states = self.rule.states
+        shape = (n_features, (1 + len(states)) * self.lanes)
+        size, limit = shape[0] * shape[1] * self.dtype.itemsize, memory()
+        plan = (
+            f"{n_models} models of {n_features} features, each a weight and {len(states)} numbers of state in {self.dtype}, "
+            f"need {size / 1e9:.3g} GB ({n_features} x {1 + len(states)} x {self.lanes} x {self.dtype.itemsize} bytes)"
+        )
+        way_out = "hash to fewer features, use float32, or an optimizer with less state, such as 'sgd'"
+        if limit is not None and size > limit:
+            raise MemoryError(f"{plan}, and there are {limit / 1e9:.3g} GB; {way_out}")
+        try:
+            self._records = zeros(shape, self.dtype)
+        except MemoryError as e:
+            raise MemoryError(f"{plan}, which cannot be had; {way_out}") from e
+        self._bias = np.zeros(shape[1], self.dtype) if fit_intercept else None
+        own = [options] if rates is None else [{**options, "lr": rate} for rate in rates]
+        for k, name in enumerate(states, 1):
+            values = np.zeros(self.lanes)
+            values[:n_models] = [optimizer.start(name, o) for o in own]
+            if values.any():
+                self.records[:, k] = values
+                if self.bias is not None:
+                    self.bias[k] = values
+        self.steps = 0
+        self.scale = np.ones(self.lanes)
+        self.sums = np.zeros(self.lanes)  # of the losses of samples before they were learned, by weight
+        self.looked = 0.0  # the weights of these samples
+        self.fresh = True
+        self.version = 0  # changes with the weights
+        self.set_rate(options["lr"], l2)
+
+    @property
+    def records(self) -> Array:
+        """Shape (n_features, 1 + states, lanes)."""
+        return self._records.reshape(len(self._records), -1, self.lanes)
+
+    @property
+    def bias(self) -> Array | None:
+        """Shape (1 + states, lanes)."""
+        return None if self._bias is None else self._bias.reshape(-1, self.lanes)
+
+    def set_rate(self, lr: Any, l2: float) -> None:
+        """Train on with this rate, where models have none of their own, and penalty."""
+        if callable(lr) and l2 != 0:
+            raise UnsupportedError(f"lr={lr!r} follows a schedule, which l2 does not; use l2=0, or a number for lr")
+        own = [lr] if self.rates is None else self.rates
+        shrink = [1.0 if callable(rate) else 1.0 / (1.0 + rate * l2) for rate in own]
+        if not min(shrink) > 0:
+            raise HyperParameterError(f"lr * l2 = {max(own) * l2} is too large")
+        self.options = {**self.options, "lr": lr}
+        self.shrink = np.ones(self.lanes)
+        self.shrink[: self.n_models] = shrink
+
+    def weights(self, k: int) -> Array:
+        found: Array = self.records[:, 0, k] * self.dtype.type(self.scale[k])
+        return found
+
+    def intercept(self, k: int) -> Array:
+        return np.zeros(1, self.dtype) if self.bias is None else self.bias[:1, k].copy()
+
+    def is_finite(self, k: int, indices: Array) -> bool:
+        """Whether the weights of a model are, of which only those of the features in `indices` have moved."""
+        w = self.records[:, 0, k]
+        if len(indices) < len(w):
+            w = w[indices]
+        with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever a weight is not
+            finite = bool(np.isfinite(w.sum()) or np.isfinite(w).all())
+        return finite and bool(np.isfinite(self.intercept(k)[0]))
+
+    def alone(self, k: int, into: SampleTrainer | None = None) -> SampleTrainer:
+        """Model k by itself, which trains on as if it always had been."""
+        if into is None:
+            options = self.options if self.rates is None else {**self.options, "lr": self.rates[k]}
+            made: tuple[Any, ...] = (*self.arguments[:3], options, *self.arguments[4:])
+            into = SampleTrainer(*made)
+        into.records[:, : self.records.shape[1]] = self.records[:, :, k]
+        if into.bias is not None and self.bias is not None:
+            into.bias[: len(self.bias)] = self.bias[:, k]
+        into.steps, into.scale, into.shrink = self.steps, float(self.scale[k]), float(self.shrink[k])
+        into._fresh, into._weights = False, None
+        return into
+
+    def train(
+        self,
+        indptr: Array,
+        indices: Array,
+        data: Array,
+        y: Array,
+        order: Array | None,
+        n_threads: int = 1,
+        weights: Array | None = None,
+        look: int | None = None,
+    ) -> None:
+        """One pass over the rows in `order`, on one thread.
+
+        `y`: the targets, of the data's dtype; or int32, the model whose target is 1, where the others' are -1. From sample
+        `look` on, losses before learning are summed in `sums`.
+        """
+        total = len(y) if order is None else len(order)
+        order = np.arange(total, dtype=np.int32) if order is None else order
+        longest = int(np.diff(indptr).max(initial=0))
+        targets = (None, y) if y.dtype == np.int32 else (y, None)
+        if look is not None:
+            seen = order[look:]
+            self.looked += len(seen) if weights is None else float(weights[seen].sum(dtype=np.float64))
+        done, self.fresh, self.version = 0, False, self.version + 1
+        while done < total:
+            n = self._pieces(done, total)
+            h, one_row, rates = self._scalars(n)
+            shared: tuple[Any, ...] = (
+                len(self.rule.states),
+                self.loss,
+                self.parameter,
+                self.lanes,
+                self._records,
+                self._bias,
+                indptr,
+                indices,
+                data,
+                *targets,
+                weights,
+                order[done : done + n],
+                n,
+            )
+            rest: tuple[Any, ...] = (
+                h,
+                one_row,
+                rates,
+                self.scale,
+                self.shrink,
+                self.sums,
+                n if look is None else max(look - done, 0),
+            )
+            if self.backend == "native":
+                table = kernels.table[self.dtype.name]
+                kernels.drivers.abreast(table, self.rule.span, *shared, longest, *rest)
+            else:
+                reference.abreast(self.rule.reference, *shared, *rest)
+            self.steps += n
+            done += n
+            for k in np.flatnonzero(self.scale < SMALLEST_SCALE):
+                self.records[:, 0, k] *= self.dtype.type(self.scale[k])
+                self.scale[k] = 1.0
+
+    def _pieces(self, done: int, total: int) -> int:
+        """How many samples the next call of the driver takes: until a scale is small, or the scalars settle."""
+        n = total - done
+        for scale, shrink in set(zip(self.scale.tolist(), self.shrink.tolist(), strict=True)):
+            if shrink < 1:
+                until = (math.log(SMALLEST_SCALE) - math.log(scale)) / math.log(shrink)
+                n = min(n, max(1, math.ceil(until)))
+        settled = tables.settled(self.optimizer, self.options, 0)
+        if settled is None or self.steps + 1 < settled:
+            n = min(n, WINDOW)
+            if settled is not None:
+                n = min(n, settled - self.steps - 1)
+        return max(n, 1)
+
+    def _scalars(self, n: int) -> tuple[Array, bool, Array | None]:
+        """The rows of scalars of the next `n` samples; whether one serves all; and the rate of each, where it stands apart."""
+        settled = tables.settled(self.optimizer, self.options, 0)
+        one_row = settled is not None and self.steps + 1 >= settled
+        t = np.arange(self.steps + 1, self.steps + 2 + (0 if one_row else n))
+
+        def of(options: dict[str, Any]) -> Array:
+            h = tables.scalar_table(self.optimizer, options, t, self.dtype, 0)[0]
+            if len(h) < (1 if one_row else n):  # a schedule that fails at a later sample: let it say so before this one
+                tables.scalar_table(self.optimizer, options, t[len(h) :], self.dtype, 0)
+            return h
+
+        if self.rates is None:
+            return of(self.options), one_row, None
+        own = np.stack([of({**self.options, "lr": rate}) for rate in self.rates])
+        first, pace = own[0], self.optimizer.pace
+        if pace is not None:
+            rates = np.ascontiguousarray(own[:, :, tables.SPAN + pace].T)
+            own[:, :, tables.SPAN + pace] = 1
+            if (own[1:, :, tables.SPAN :] == first[:, tables.SPAN :]).all():
+                return first, one_row, rates
+        return own, one_row, None
+
+
+class Lane:
+    """One of the models of a `LaneTrainer`, for what a trainer is asked for beside training."""
+
+    def __init__(self, group: LaneTrainer, k: int, start: int = 0) -> None:
+        self.group, self.k, self.start = group, k, start  # it is number start + k of all models
+        self._weights: Array | None = None
+        self._version = -1
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.group.dtype
+
+    @property
+    def steps(self) -> int:
+        return self.group.steps
+
+    @property
+    def records(self) -> Array:
+        """Shape (n_features, 1 + states): views."""
+        return self.group.records[:, :, self.k]
+
+    def parameters(self) -> tuple[Array, Array]:
+        """The weights, and the intercept, shape (1,)."""
+        if self._weights is None or self._version != self.group.version:
+            self._weights, self._version = self.group.weights(self.k), self.group.version
+            self._weights.flags.writeable = False
+        return self._weights, self.group.intercept(self.k)
+
+    def restore(self, weights: Array, intercept: Array) -> None:
+        """Set the parameters; the optimizer's state is at its start."""
+        self.group.records[:, 0, self.k] = weights
+        if self.group.bias is not None:
+            self.group.bias[0, self.k] = intercept[0]
+        self.group.version += 1
+
+    def is_finite(self, indices: Array) -> bool:
+        return self.group.is_finite(self.k, indices)
+
+    def alone(self) -> SampleTrainer:
+        return self.group.alone(self.k)
+
+
+#: The middle of the rates that are tried, as a power of two; of others the nearest to the default rate. A rate of Adagrad and its
+#: like is about the first step of a weight, whatever the size of the features.
+MIDDLE = {"adagrad": -3, "ftrl": -3, "adaptiverevision": -3}
+#: Of these by the mean squared length of a row, for a step moves a score by rate times slope times that; with momentum each
+#: gradient is followed about ten times.
+BY_LENGTH = {"sgd": -2, "asgd": -2, "nag": -5, "momentum": -5}
+ROWS = 1024  # of which the mean length is taken
+
+
+class AutoTrainer:
+    """A linear model that finds its learning rate: eight are trained side by side, and the best one goes on alone.
+
+    That is the one with the least mean loss of samples before they were learned, over the second half of each pass or call;
+    one that diverged is never it. Rates are powers of two. The rate that is best for one pass is too large for
+    several, so it is divided by the number of passes from that of the choice on; by its root where the optimizer's steps become
+    smaller by themselves, for they are divided by sums over the past; not at all where the states hold the rate, as FTRL's do.
+    """
+
+    def __init__(self, name: str, *arguments: Any) -> None:
+        optimizer, options = arguments[2:4]
+        self.by_length = name in BY_LENGTH
+        default = signature(optimizer).parameters["lr"].default
+        middle = BY_LENGTH.get(name, MIDDLE.get(name, round(math.log2(default))))
+        self.rates = [2.0 ** (middle + k) for k in range(-3, 5)]
+        options = {**options, "lr": self.rates[0]}
+        arguments = (*arguments[:3], options, *arguments[4:])
+        self.lanes: LaneTrainer | None = LaneTrainer(GROUP, *arguments, rates=self.rates)
+        self.single = SampleTrainer(*arguments)
+        self.dtype, self.losses = self.single.dtype, np.full(GROUP, np.nan)
+        states = self.single.laws[1 : 1 + len(self.single.rule.states)]
+        self.fall = 0.0 if optimizer.pace is None else 0.5 if states and set(states) == {"sum"} else 1.0
+        self.seen = self.passes = 0
+        self.chosen: int | None = None
+        self.l2 = 0.0
+        self._version = -1
+
+    @property
+    def records(self) -> Array:
+        return self.single.records
+
+    @property
+    def steps(self) -> int:
+        return self.single.steps if self.lanes is None else self.lanes.steps
+
+    @property
+    def lr(self) -> float:
+        """The rate chosen, or until then the best so far."""
+        return self.rates[self._best()]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of the optimizer."""
+        return self.single.options
+
+    @options.setter
+    def options(self, options: dict[str, Any]) -> None:
+        self.single.options = options
+        if self.lanes is not None:
+            self.lanes.options = options
+
+    def begin(self, l2: float) -> None:
+        """Begin passes, or a call, with this penalty."""
+        self.passes, self.l2 = 0, l2
+        if self.lanes is not None:
+            self.lanes.set_rate(self.rates[0], l2)
+        else:
+            self.single.set_rate(self.lr, l2)
+
+    def _fit_rates(self, indptr: Array, data: Array, order: Array) -> None:
+        """Divide the rates by the mean squared length of a row, rounded to a power of two."""
+        assert self.lanes is not None
+        rows = order[:ROWS].tolist()
+        squares = [np.square(data[indptr[r] : indptr[r + 1]], dtype=np.float64).sum() for r in rows]
+        mean = math.fsum(squares) / max(len(rows), 1) + (self.single.bias is not None)
+        if math.isfinite(mean) and mean > 0:
+            part = 2.0 ** -min(max(round(math.log2(mean)), -60), 60)
+            self.rates = self.lanes.rates = [part * rate for rate in self.rates]
+            self.lanes.set_rate(self.rates[0], self.l2)
+
+    def _best(self) -> int:
+        if self.chosen is not None:
+            return self.chosen
+        losses = np.where(np.isfinite(self.losses), self.losses, np.inf)
+        return int(losses.argmin())
+
+    def _look(self, indices: Array) -> None:
+        assert self.lanes is not None
+        with np.errstate(all="ignore"):
+            self.losses = self.lanes.sums[: len(self.rates)] / self.lanes.looked
+        for k in np.argsort(self.losses, kind="stable"):  # of those that are finite, only the best is looked at whole
+            if not np.isfinite(self.losses[k]) or self.lanes.is_finite(k, indices):
+                break
+            self.losses[k] = np.nan
+
+    def alone(self) -> SampleTrainer:
+        """The model without its search."""
+        self.choose()
+        return self._current()
+
+    def choose(self) -> None:
+        """End the search, if there is one."""
+        if self.lanes is not None and not self.lanes.fresh:
+            self.chosen = self._best()
+            self.lanes.alone(self.chosen, self.single)
+            self.single.set_rate(self.lr, self.l2)
+            self.lanes = None
+
+    def train(
+        self,
+        indptr: Array,
+        indices: Array,
+        data: Array,
+        y: Array,
+        order: Array | None,
+        n_threads: int = 1,
+        weights: Array | None = None,
+    ) -> None:
+        """One pass over the rows in `order`; with all rates on one thread."""
+        order = np.arange(len(y), dtype=np.int32) if order is None else order
+        if self.lanes is not None:
+            if self.by_length and self.lanes.steps == 0:
+                self._fit_rates(indptr, data, order)
+            part, order = order[: MOST - self.seen], order[MOST - self.seen :]
+            self.lanes.train(indptr, indices, data, y, part, 1, weights, len(part) // 2)
+            self._look(indices)
+            self.seen += len(part)
+            if not np.isfinite(self.losses).any():
+                raise NonFiniteError(
+                    f"training diverged with each of the rates {self.rates[0]:.3g} to {self.rates[-1]:.3g} that lr='auto' "
+                    "tries; scale the features, or give a smaller lr"
+                )
+            if self.seen < LEAST:
+                return
+            self.choose()
+            self.passes = 1
+            if len(order):
+                self.single.train(indptr, indices, data, y, order, n_threads, weights)
+            return
+        self.passes += 1
+        if self.passes > 1:
+            self.single.set_rate(self.lr / self.passes**self.fall, self.l2)
+        self.single.train(indptr, indices, data, y, order, n_threads, weights)
+
+    def _current(self) -> SampleTrainer:
+        if self.lanes is not None and self._version != self.lanes.version:
+            self.lanes.alone(self._best(), self.single)
+            self._version = self.lanes.version
+        return self.single
+
+    def parameters(self) -> tuple[Array, Array]:
+        """The weights, and the intercept, shape (1,)."""
+        return self._current().parameters()
+
+    def restore(self, weights: Array, intercept: Array) -> None:
+        """Set the parameters; the optimizer's state is at its start."""
+        assert self.lanes is not None
+        self.lanes.records[:, 0] = weights[:, np.newaxis]
+        if self.lanes.bias is not None:
+            self.lanes.bias[0] = intercept[0]
+        self.lanes.version += 1
+
+    def is_finite(self, indices: Array) -> bool:
+        return self._current().is_finite(indices)
+
+    def renumber(self, indices: Array, n_rows: int, n_threads: int) -> None:
+        """As `SampleTrainer.renumber`."""
+        if n_threads > 1 and self.single.place is None:
+            self.choose()  # records that were trained can be moved in one model only
+        self.single.renumber(indices, n_rows, n_threads)
+
+    def follow(self, other: AutoTrainer) -> None:
+        """As `SampleTrainer.follow`."""
+        if self.single.place is None and other.single.place is not None:
+            self.choose()
+        self.single.follow(other.single)

@@ -454,7 +454,7 @@ class AutoTrainer:
             self._version = self.lanes.version
         return self.single
 
-    def parameters(self) -> tuple[Array, Array]:
+    def parameters(self) -> tuple[Array, ...]:
         """The weights, and the intercept, shape (1,)."""
         return self._current().parameters()
 

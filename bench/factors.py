@@ -176,11 +176,14 @@ def speed_table(quick: bool) -> None:
     for name, size, threads in (
         ("fastopt, sequential", None, 1),
         ("fastopt, hogwild, 2 threads", None, 2),
+        ("fastopt, hogwild, 2 threads, no copies", None, 2),
         ("fastopt, batches of 256", BATCH, 1),
         ("fastopt, batches of 256, 2 threads", BATCH, 2),
     ):
         start = 0.01 * rng.standard_normal((columns, 1, RANK), np.float32)
         model = FactorTrainer(size, start, None, np.dtype("f4"), cls, options, "log_loss", 0, 0, True, "native")
+        if "no copies" in name:  # of hot features
+            model.place = np.arange(columns, dtype=np.int32)
         sides.append((name, rows, lambda m=model, t=threads: m.train(*csr, order, t)))
     few = min(rows, 2_000)
     sides.append(("NumPy, sequential", few, numpy_side(X, y, few)))

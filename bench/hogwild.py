@@ -1,6 +1,6 @@
 """Lock-free threads beside one: fits of `LinearClassifier` in turns, on the made-up set of linear.py, or on flights.
 
-``python bench/hogwild.py [--threads N] [--rounds N] [--flights FILE] [--json FILE]``. Seconds of a whole `fit`, order of the
+``python bench/hogwild.py [--threads N] [--rounds N] [--rank N] [--flights FILE] [--json FILE]``. Seconds of a whole `fit`, order of the
 features and merging included, and held-out log loss, with the same rate and the same seeds on both sides. The processors
 must be idle: beside the seconds stands how many of them the threads had. FILE of flights: flights-3m.parquet of the npm
 package vega-datasets (npm install vega-datasets), fields and crosses as below, tested where the day is divisible by 5.
@@ -24,7 +24,7 @@ from linear import L2, features, labels, log_loss
 from scipy import sparse
 
 from fastopt import kernels
-from fastopt.models import ColumnHasher, LinearClassifier, samples
+from fastopt.models import ColumnHasher, FMClassifier, LinearClassifier, samples
 from fastopt.optimizers.base import by_name
 
 Array = np.ndarray[Any, Any]
@@ -67,9 +67,13 @@ def flights(path: Path) -> Data:
     return X[~held], y[~held], X[held], y[held]
 
 
-def fit(data: Data, name: str, rate: float, epochs: int, threads: int, seed: int) -> tuple[float, float, float]:
+def fit(
+    data: Data, name: str, rate: float, epochs: int, threads: int, seed: int, rank: int
+) -> tuple[float, float, float]:
     """Seconds, processors used, held-out log loss."""
-    model = LinearClassifier(
+    cls, own = (FMClassifier, {"rank": rank}) if rank else (LinearClassifier, {})
+    model = cls(
+        **own,
         optimizer=name,
         lr=rate,
         epochs=epochs,
@@ -127,6 +131,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--flights", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--rank", type=int, default=0, help="FMClassifier of this rank instead, at a fifth of the rates"
+    )
     parser.add_argument("--spread", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE", help="add this run to those in FILE")
     args = parser.parse_args()
@@ -140,7 +147,9 @@ def main() -> None:
     for seed in range(args.rounds):
         for name, rate in rates.items():
             for threads in (1, args.threads):
-                runs.setdefault((name, threads), []).append(fit(data, name, rate, args.epochs, threads, seed))
+                rate_of = rate / 5 if args.rank else rate
+                run = fit(data, name, rate_of, args.epochs, threads, seed, args.rank)
+                runs.setdefault((name, threads), []).append(run)
     lines = []
     for name in rates:
         one, many = (

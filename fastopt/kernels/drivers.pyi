@@ -179,6 +179,9 @@ def factors(
     shrink: float,
     threads: int,
     piece: int,
+    laws: Sequence[str],
+    tiers: Sequence[tuple[int, int]],
+    copy_of: Array | None,
 ) -> float: ...
 def factor_batches(
     addresses: Mapping[str, int],

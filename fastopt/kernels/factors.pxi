@@ -3,8 +3,8 @@
 # Of a sample's features come the chunks of the fields that the sample has. A block has all vectors, then all weights and the
 # intercept, so that one call of the span updates them.
 #
-# Lock-free threads share all records, word by word, through relaxed atomics. They have no copies of hot features: beside the
-# work on a vector, the fight for its cache line is short.
+# Lock-free threads have copies of hot features, as in samples.pxi; but the records keep their order, and a table says which
+# copy is a feature's. All other records are shared word by word, through relaxed atomics.
 
 ctypedef double (*factor_score_t)(Py_ssize_t entries, Py_ssize_t fields, Py_ssize_t width, const void *v, const void *x,
                                   const int32_t *field, void *sums, void *squares) noexcept nogil
@@ -46,6 +46,16 @@ cdef struct Factors:
     char *scratch           # `own` bytes for each thread
     Py_ssize_t room, own    # elements of a block
     double end              # the scale of a single thread afterwards
+    # of several threads:
+    const int32_t *copy_of  # number of a feature's copy; hot: below `hot`
+    const int32_t *hot_ids  # the feature of a copy
+    Py_ssize_t hot
+    int n_tiers
+    Tier tiers[MOST_TIERS]
+    int32_t *laws           # of the elements of a record
+    bint all_sums
+    char *copies            # `copy` bytes for each thread: its hot records and bias, and these as of its last merge
+    Py_ssize_t copy
     # of batches:
     Py_ssize_t size, cap, block
     double mean             # weight of a sample
@@ -66,6 +76,7 @@ cdef struct Room:           # a thread's
     char *x
     char *sums
     char *squares
+    char **record           # of a sample's entries
     int32_t *local          # the fields of a sample's entries, numbered as they come
     int32_t *present        # these fields
     int32_t *where          # of all fields: the number, or -1
@@ -76,9 +87,10 @@ cdef Room rooms(const Factors *m, int k) noexcept nogil:
     cdef Py_ssize_t size = m.itemsize
     r.p = m.scratch + k * m.own
     r.x = r.p + 6 * m.room * size
-    r.sums = r.x + (m.longest + 1 + PAD) * size
+    r.sums = r.x + (m.longest + 2 * PAD) * size
     r.squares = r.sums + m.most * m.most * m.width * size
-    r.local = <int32_t *>(r.squares + m.most * m.width * size)
+    r.record = <char **>(r.squares + m.most * m.width * size)
+    r.local = <int32_t *>(r.record + m.longest + 1)
     r.present = r.local + m.longest + 1
     r.where = r.present + m.most
     return r
@@ -90,8 +102,9 @@ cdef void lay_out(Factors *m, Py_ssize_t longest) noexcept:
     m.longest = (longest + PAD) // PAD * PAD
     m.most = m.longest if m.longest < m.n_fields else m.n_fields
     m.room = (m.longest * m.most * m.width + m.longest + 2 * PAD + line - 1) // line * line
-    m.own = (6 * m.room + m.longest + 1 + PAD + m.most * (m.most + 1) * m.width) * m.itemsize
-    m.own = (m.own + (m.longest + 1 + m.most + m.n_fields) * 4 + 2 * APART - 1) // APART * APART
+    m.own = (6 * m.room + m.longest + 2 * PAD + m.most * (m.most + 1) * m.width) * m.itemsize
+    m.own += (m.longest + 1) * <Py_ssize_t>sizeof(void *) + (m.longest + 1 + m.most + m.n_fields) * 4
+    m.own = (m.own + 2 * APART - 1) // APART * APART
 
 
 cdef void forget_fields(const Factors *m, int threads) noexcept nogil:
@@ -147,15 +160,28 @@ cdef inline void scaled(real *p, Py_ssize_t n, real by) noexcept nogil:
             p[j] = by * p[j]
 
 
-cdef inline void gather_vectors(const Factors *m, real *p, real *s, Py_ssize_t room, const int32_t *ids, Py_ssize_t n,
-                                const Room *r, Py_ssize_t fields, Py_ssize_t width, int n_states,
-                                const bint wild) noexcept nogil:
+cdef inline void find_records_of(const Factors *m, Room *r, const int32_t *ids, Py_ssize_t n, char *own,
+                                 const bint wild) noexcept nogil:
+    # Where the records of a sample are. The hot ones are the thread's own. No branch, which could not be foreseen.
+    cdef Py_ssize_t j, bytes = m.stride * m.itemsize
+    cdef uintptr_t shared, mine, which
+    for j in range(n):
+        shared = <uintptr_t>m.records + ids[j] * bytes
+        if wild:
+            mine = <uintptr_t>own + m.copy_of[ids[j]] * bytes
+            which = <uintptr_t>0 - <uintptr_t>(m.copy_of[ids[j]] < m.hot)
+            shared = (shared & ~which) | (mine & which)
+        r.record[j] = <char *>shared
+
+
+cdef inline void gather_vectors(const Factors *m, real *p, real *s, Py_ssize_t room, Py_ssize_t n, const Room *r,
+                                Py_ssize_t fields, Py_ssize_t width, int n_states, const bint wild) noexcept nogil:
     cdef Py_ssize_t j, b, at = 0
     cdef const real *record
     cdef const real *chunk
     cdef int q
     for j in range(n):
-        record = <const real *>m.records + ids[j] * m.stride
+        record = <real *>r.record[j]
         for b in range(fields):
             chunk = record + (r.present[b] * m.chunk if fields > 1 or m.fields != NULL else 0)
             move_vector(p + at, chunk, width, wild)
@@ -164,15 +190,15 @@ cdef inline void gather_vectors(const Factors *m, real *p, real *s, Py_ssize_t r
             at += width
 
 
-cdef inline void scatter_vectors(const Factors *m, const real *p, const real *s, Py_ssize_t room, const int32_t *ids,
-                                 Py_ssize_t n, const Room *r, Py_ssize_t fields, Py_ssize_t width, int n_states,
+cdef inline void scatter_vectors(const Factors *m, const real *p, const real *s, Py_ssize_t room, Py_ssize_t n,
+                                 const Room *r, Py_ssize_t fields, Py_ssize_t width, int n_states,
                                  const bint wild) noexcept nogil:
     cdef Py_ssize_t j, b, at = 0
     cdef real *record
     cdef real *chunk
     cdef int q
     for j in range(n):
-        record = <real *>m.records + ids[j] * m.stride
+        record = <real *>r.record[j]
         for b in range(fields):
             chunk = record + (r.present[b] * m.chunk if fields > 1 or m.fields != NULL else 0)
             move_vector(chunk, p + at, width, wild)
@@ -181,48 +207,48 @@ cdef inline void scatter_vectors(const Factors *m, const real *p, const real *s,
             at += width
 
 
-cdef inline void gather_sample(const Factors *m, real *p, real *s, const int32_t *ids, Py_ssize_t n, const Room *r,
+cdef inline void gather_sample(const Factors *m, real *p, real *s, Py_ssize_t n, const Room *r,
                                Py_ssize_t fields, int n_states, real scale, const bint wild) noexcept nogil:
     # The vectors and weights of a sample's features.
     cdef Py_ssize_t j, room = m.room, vectors = n * fields * m.width
     cdef const real *at
     cdef int q
     if fields == 1 and m.width == 8 and n_states == 1:
-        gather_vectors(m, p, s, room, ids, n, r, 1, 8, 1, wild)
+        gather_vectors(m, p, s, room, n, r, 1, 8, 1, wild)
     elif fields == 1 and m.width == 8 and n_states == 0:
-        gather_vectors(m, p, s, room, ids, n, r, 1, 8, 0, wild)
+        gather_vectors(m, p, s, room, n, r, 1, 8, 0, wild)
     elif m.width == 8:
-        gather_vectors(m, p, s, room, ids, n, r, fields, 8, n_states, wild)
+        gather_vectors(m, p, s, room, n, r, fields, 8, n_states, wild)
     elif m.width == 4:
-        gather_vectors(m, p, s, room, ids, n, r, fields, 4, n_states, wild)
+        gather_vectors(m, p, s, room, n, r, fields, 4, n_states, wild)
     else:
-        gather_vectors(m, p, s, room, ids, n, r, fields, m.width, n_states, wild)
+        gather_vectors(m, p, s, room, n, r, fields, m.width, n_states, wild)
     for j in range(n):
-        at = <const real *>m.records + ids[j] * m.stride + m.n_fields * m.chunk
+        at = <real *>r.record[j] + m.n_fields * m.chunk
         p[vectors + j] = get(at)
         for q in range(n_states):
             s[q * room + vectors + j] = get(at + 1 + q)
     scaled(p, vectors + n, scale)
 
 
-cdef inline void scatter_sample(const Factors *m, real *p, const real *s, const int32_t *ids, Py_ssize_t n, const Room *r,
+cdef inline void scatter_sample(const Factors *m, real *p, const real *s, Py_ssize_t n, const Room *r,
                                 Py_ssize_t fields, int n_states, real scale, const bint wild) noexcept nogil:
     cdef Py_ssize_t j, room = m.room, vectors = n * fields * m.width
     cdef real *at
     cdef int q
     scaled(p, vectors + n, scale)
     if fields == 1 and m.width == 8 and n_states == 1:
-        scatter_vectors(m, p, s, room, ids, n, r, 1, 8, 1, wild)
+        scatter_vectors(m, p, s, room, n, r, 1, 8, 1, wild)
     elif fields == 1 and m.width == 8 and n_states == 0:
-        scatter_vectors(m, p, s, room, ids, n, r, 1, 8, 0, wild)
+        scatter_vectors(m, p, s, room, n, r, 1, 8, 0, wild)
     elif m.width == 8:
-        scatter_vectors(m, p, s, room, ids, n, r, fields, 8, n_states, wild)
+        scatter_vectors(m, p, s, room, n, r, fields, 8, n_states, wild)
     elif m.width == 4:
-        scatter_vectors(m, p, s, room, ids, n, r, fields, 4, n_states, wild)
+        scatter_vectors(m, p, s, room, n, r, fields, 4, n_states, wild)
     else:
-        scatter_vectors(m, p, s, room, ids, n, r, fields, m.width, n_states, wild)
+        scatter_vectors(m, p, s, room, n, r, fields, m.width, n_states, wild)
     for j in range(n):
-        at = <real *>m.records + ids[j] * m.stride + m.n_fields * m.chunk
+        at = <real *>r.record[j] + m.n_fields * m.chunk
         put(at, p[vectors + j])
         for q in range(n_states):
             put(at + 1 + q, s[q * room + vectors + j])
@@ -269,10 +295,59 @@ cdef inline void fetch_rows(const Factors *m, Py_ssize_t i, const real *y) noexc
         FO_PREFETCH_READ(<const real *>m.data + end)
 
 
+cdef inline void merge_record(real *to, real *own, real *seen, const int32_t *laws, Py_ssize_t n, real part,
+                              bint all_sums) noexcept nogil:
+    # A record and a thread's copy of it become the same: four numbers at a time, which are read before they are written.
+    cdef real x[4]
+    cdef Py_ssize_t i = 0
+    cdef int j
+    while i + 4 <= n:
+        if all_sums:
+            for j in range(4):
+                x[j] = merged(to[i + j], own[i + j], seen[i + j], SUM, part)
+        else:
+            for j in range(4):
+                x[j] = merged(to[i + j], own[i + j], seen[i + j], laws[i + j], part)
+        memcpy(to + i, x, 4 * sizeof(real))
+        memcpy(own + i, x, 4 * sizeof(real))
+        memcpy(seen + i, x, 4 * sizeof(real))
+        i += 4
+    while i < n:
+        to[i] = own[i] = seen[i] = merged(to[i], own[i], seen[i], laws[i], part)
+        i += 1
+
+
+cdef int merge_copies(const Factors *m, real *own, int due, bint wait, int threads) noexcept nogil:
+    # As `merge` of samples.pxi.
+    cdef real *seen = own + (m.hot + 1) * m.stride
+    cdef real part = <real>(1.0 / threads)
+    cdef const Tier *tier
+    cdef Py_ssize_t i, at
+    cdef int t
+    for t in range(m.n_tiers):
+        tier = &m.tiers[t]
+        if due >> t & 1:
+            if wait:
+                omp_set_lock(tier.lock)
+            elif not omp_test_lock(tier.lock):
+                continue
+            for i in range(tier.begin, tier.end):
+                at = i * m.stride
+                merge_record(<real *>m.records + m.hot_ids[i] * m.stride, own + at, seen + at, m.laws, m.stride, part,
+                             m.all_sums)
+            if t == 0 and m.bias != NULL:
+                at = m.hot * m.stride
+                merge_record(<real *>m.bias, own + at, seen + at, m.laws + m.n_fields * m.chunk, 1 + m.n_states, part,
+                             m.all_sums)
+            omp_unset_lock(tier.lock)
+            due &= ~(1 << t)
+    return due
+
+
 cdef double train_factors(const Factors *m, Room r, real *p, Py_ssize_t begin, Py_ssize_t end, int k, int threads, int n_states,
-                          const bint wild) noexcept nogil:
-    # Samples begin..end, one after the other. Returns the scale it ends with. `wild`: among several threads. `p`: the first
-    # block of the room.
+                          real *own, const bint wild) noexcept nogil:
+    # Samples begin..end, one after the other. Returns the scale it ends with. `wild`: among several threads, with
+    # hot records of its own. `p`: the first block of the room.
     cdef Py_ssize_t room = m.room
     cdef real *g = p + room
     cdef real *s = g + room
@@ -283,12 +358,16 @@ cdef double train_factors(const Factors *m, Room r, real *p, Py_ssize_t begin, P
     cdef const real *weights = <const real *>m.weights
     cdef const int32_t *ids
     cdef Py_ssize_t i, j, row, at, n, total, padded, fields, vectors
-    cdef int q
+    cdef int q, t, due = 0
+    cdef Py_ssize_t clock = 0
     cdef double scale = m.scale, shrink = m.shrink, slope
     cdef real up, down, by
     if wild:                                # see samples.pxi
         scale = scale * pow(shrink, k)
         shrink = pow(shrink, threads)
+        clock = m.tiers[0].every * k // threads
+        if bias != NULL:
+            bias = own + m.hot * m.stride
     for i in range(begin, end):
         row = m.order[i] if m.order != NULL else i
         at = m.indptr[row]
@@ -298,8 +377,9 @@ cdef double train_factors(const Factors *m, Room r, real *p, Py_ssize_t begin, P
             fetch_rows(m, i, y)
         up, down = <real>scale, <real>(1.0 / scale)
         fields = localize(m, ids, n, &r)
+        find_records_of(m, &r, ids, n, <char *>own, wild)
         vectors = n * fields * m.width
-        gather_sample(m, p, s, ids, n, &r, fields, n_states, up, wild)
+        gather_sample(m, p, s, n, &r, fields, n_states, up, wild)
         memcpy(x, data + at, n * sizeof(real))
         total = n
         if bias != NULL:
@@ -312,6 +392,9 @@ cdef double train_factors(const Factors *m, Room r, real *p, Py_ssize_t begin, P
         memset(x + total, 0, PAD * sizeof(real))
         for q in range(n_states):
             memset(s + q * room + vectors + total, 0, PAD * sizeof(real))
+        if wild and i + 4 < end:
+            for j in range(m.indptr[m.order[i + 4]], m.indptr[m.order[i + 4] + 1]):
+                FO_PREFETCH_READ(m.copy_of + m.indices[j])
         if m.prefetch and i + 2 < end:
             at = m.order[i + 2] if m.order != NULL else i + 2
             fetch_sample(m, m.indices + m.indptr[at], m.indptr[at + 1] - m.indptr[at])
@@ -326,33 +409,59 @@ cdef double train_factors(const Factors *m, Room r, real *p, Py_ssize_t begin, P
             put(bias, p[vectors + n])
             for q in range(n_states):
                 put(bias + 1 + q, s[q * room + vectors + n])
-        scatter_sample(m, p, s, ids, n, &r, fields, n_states, down, wild)
+        scatter_sample(m, p, s, n, &r, fields, n_states, down, wild)
         scale = scale * shrink
+        if wild:
+            clock += 1
+            for t in range(m.n_tiers):
+                if clock & (m.tiers[t].every - 1):
+                    break                   # each tier waits a multiple of the one before
+                due |= 1 << t
+            if due:
+                due = merge_copies(m, own, due, False, threads)
     return scale
 
 
 cdef inline double train_states(const Factors *m, Room r, real *p, Py_ssize_t begin, Py_ssize_t end, int k, int threads,
-                                const bint wild) noexcept nogil:
+                                real *own, const bint wild) noexcept nogil:
     if m.n_states == 0:
-        return train_factors(m, r, p, begin, end, k, threads, 0, wild)
+        return train_factors(m, r, p, begin, end, k, threads, 0, own, wild)
     if m.n_states == 1:
-        return train_factors(m, r, p, begin, end, k, threads, 1, wild)
-    return train_factors(m, r, p, begin, end, k, threads, m.n_states, wild)
+        return train_factors(m, r, p, begin, end, k, threads, 1, own, wild)
+    return train_factors(m, r, p, begin, end, k, threads, m.n_states, own, wild)
+
+
+cdef void train_copies(const Factors *m, Room r, real *p, Py_ssize_t begin, Py_ssize_t end, int k, int threads,
+                       real *own) noexcept nogil:
+    # One thread of several: copies the hot records, trains, and merges.
+    cdef Py_ssize_t i
+    cdef int t
+    for t in range(m.n_tiers):
+        omp_set_lock(m.tiers[t].lock)
+        for i in range(m.tiers[t].begin, m.tiers[t].end):
+            memcpy(own + i * m.stride, <real *>m.records + m.hot_ids[i] * m.stride, m.stride * sizeof(real))
+        if t == 0 and m.bias != NULL:
+            memcpy(own + m.hot * m.stride, m.bias, (1 + m.n_states) * sizeof(real))
+        omp_unset_lock(m.tiers[t].lock)
+    memcpy(own + (m.hot + 1) * m.stride, own, (m.hot + 1) * m.stride * sizeof(real))
+    train_states(m, r, p, begin, end, k, threads, own, True)
+    merge_copies(m, own, (1 << m.n_tiers) - 1, True, threads)
 
 
 cdef void factors_share(void *what, int k, int threads) noexcept nogil:
     cdef Factors *m = <Factors *>what
     cdef Py_ssize_t begin = m.n * k // threads, end = m.n * (k + 1) // threads
     cdef Room r = rooms(m, k)
+    cdef char *copy = m.copies + k * m.copy
     cdef fo_fpenv saved = fo_fp_enter()
-    if threads == 1 and m.itemsize == 4:
-        m.end = train_states[float](m, r, <float *>r.p, 0, m.n, 0, 1, False)
-    elif threads == 1:
-        m.end = train_states[double](m, r, <double *>r.p, 0, m.n, 0, 1, False)
+    if m.copies == NULL and m.itemsize == 4:
+        m.end = train_states[float](m, r, <float *>r.p, 0, m.n, 0, 1, NULL, False)
+    elif m.copies == NULL:
+        m.end = train_states[double](m, r, <double *>r.p, 0, m.n, 0, 1, NULL, False)
     elif m.itemsize == 4:
-        train_states[float](m, r, <float *>r.p, begin, end, k, threads, True)
+        train_copies[float](m, r, <float *>r.p, begin, end, k, threads, <float *>copy)
     else:
-        train_states[double](m, r, <double *>r.p, begin, end, k, threads, True)
+        train_copies[double](m, r, <double *>r.p, begin, end, k, threads, <double *>copy)
     fo_fp_leave(saved)
 
 
@@ -382,16 +491,19 @@ cdef void set_factors(Factors *m, addresses, str span, int n_states, str loss, d
 
 def factors(addresses, str span, int n_states, str loss, double parameter, records, bias, Py_ssize_t width, fields,
             Py_ssize_t n_fields, indptr, indices, data, y, weights, order, Py_ssize_t n, Py_ssize_t longest, h, bint one_row,
-            double scale, double shrink, int threads, Py_ssize_t piece):
+            double scale, double shrink, int threads, Py_ssize_t piece, laws, tiers, copy_of):
     """Train a factorization machine on `n` CSR rows in `order`; returns the scale of the weights afterwards.
 
     As `samples`. `records`: for each field a vector of `width` numbers and its states, then the weight and its states.
-    `fields`: int32, the field of each feature, in range; None where there is one. With more than one thread `order` is needed,
-    and all meet after `piece` samples.
+    `fields`: int32, the field of each feature, in range; None where there is one. With more than one thread `laws` are those of
+    the numbers of a weight, and `copy_of` (int32) numbers the features by hotness, for the `tiers`.
     """
     cdef Factors m
     cdef size_t at
     cdef char *memory
+    cdef int t
+    cdef Py_ssize_t i, hot = 0, end, every, law_of
+    cdef int32_t *hot_ids
     if n == 0:
         return scale
     if fo_is_fork_child or not FO_OPENMP:
@@ -404,11 +516,36 @@ def factors(addresses, str span, int n_states, str loss, double parameter, recor
     m.h, m.h_stride = <const char *>buffer(h) + SPAN * m.itemsize, 0 if one_row else h.strides[0]
     m.shrink, m.n = shrink, n
     lay_out(&m, longest)
-    memory = <char *>PyMem_Calloc(APART + threads * m.own, 1)
+    if threads > 1:
+        m.copy_of = <const int32_t *>buffer(copy_of)
+        for end, every in tiers:
+            m.tiers[m.n_tiers].begin, m.tiers[m.n_tiers].end, m.tiers[m.n_tiers].every = hot, end, every
+            hot = end
+            m.n_tiers += 1
+        m.hot = hot
+        m.copy = (2 * (hot + 1) * m.stride * m.itemsize + 2 * APART - 1) // APART * APART
+    memory = <char *>PyMem_Calloc(APART + threads * (m.own + m.copy) + m.n_tiers * (sizeof(fo_lock) + APART)
+                                  + (m.stride + hot) * 4, 1)
     if memory == NULL:
         raise MemoryError
     at = <size_t>memory
     m.scratch = <char *>((at + APART - 1) // APART * APART)
+    if threads > 1:
+        m.copies = m.scratch + threads * m.own
+        for t in range(m.n_tiers):
+            m.tiers[t].lock = <fo_lock *>(m.copies + threads * m.copy + t * ((sizeof(fo_lock) + APART) // APART * APART))
+            omp_init_lock(m.tiers[t].lock)
+        m.all_sums = all(law == "sum" for law in laws)
+        m.laws = <int32_t *>(m.copies + threads * m.copy + m.n_tiers * ((sizeof(fo_lock) + APART) // APART * APART))
+        for i in range(m.stride):
+            law_of = i % m.chunk // width if i < n_fields * m.chunk else i - n_fields * m.chunk
+            law = laws[law_of] if law_of <= n_states else "sum"
+            m.laws[i] = SUM if law == "sum" else MEAN if law == "mean" else MAX
+        hot_ids = m.laws + m.stride
+        for i in range(len(copy_of)):
+            if m.copy_of[i] < hot:
+                hot_ids[m.copy_of[i]] = <int32_t>i
+        m.hot_ids = hot_ids
     with nogil:
         forget_fields(&m, threads)
         if threads == 1:
@@ -422,6 +559,8 @@ def factors(addresses, str span, int n_states, str loss, double parameter, recor
                 m.order += m.n
                 m.h += m.n * m.h_stride
                 n -= m.n
+    for t in range(m.n_tiers):
+        omp_destroy_lock(m.tiers[t].lock)
     PyMem_Free(memory)
     return m.scale
 
@@ -451,8 +590,9 @@ cdef void score_batch(const Factors *m, Room r, real *p, Py_ssize_t begin, Py_ss
         ids = m.indices + at
         fetch_rows(m, i, y)
         fields = localize(m, ids, n, &r)
+        find_records_of(m, &r, ids, n, NULL, False)
         vectors = n * fields * m.width
-        gather_sample(m, p, p, ids, n, &r, fields, 0, <real>m.scale, False)
+        gather_sample(m, p, p, n, &r, fields, 0, <real>m.scale, False)
         memcpy(x, data + at, n * sizeof(real))
         total = n
         if bias != NULL:
@@ -702,8 +842,9 @@ cdef void score_rows(const Factors *m, Room r, real *p, Py_ssize_t begin, Py_ssi
         if m.prefetch and i + 2 < end:
             fetch_sample(m, m.indices + m.indptr[i + 2], m.indptr[i + 3] - m.indptr[i + 2])
         fields = localize(m, m.indices + at, n, &r)
+        find_records_of(m, &r, m.indices + at, n, NULL, False)
         vectors = n * fields * m.width
-        gather_sample(m, p, p, m.indices + at, n, &r, fields, 0, <real>m.scale, False)
+        gather_sample(m, p, p, n, &r, fields, 0, <real>m.scale, False)
         memcpy(x, <const real *>m.data + at, n * sizeof(real))
         total = n
         if bias != NULL:

@@ -14,8 +14,12 @@ from ..optimizers import tables
 from ..optimizers.base import Optimizer
 from . import factor_reference
 from .factor_reference import Records
-from .samples import DRIFT, SMALLEST_SCALE, SampleTrainer, zeros
+from .samples import DRIFT, SMALLEST_SCALE, WORTH, SampleTrainer, zeros
 
+#: Bytes of hot records of which each thread has copies, at most.
+MOST_COPIED = 1 << 18
+#: Merges are so many times rarer than those of linear models, whose records are short.
+MERGE_LESS = 4
 #: Numbers to which a record is padded: four of float32 are what the smallest vector registers hold.
 ALIGN = 4
 
@@ -98,6 +102,9 @@ class FactorTrainer(SampleTrainer):
                 if self.bias is not None:
                     self.bias[1 + q] = value
         self.model.part(0)[:, :, : self.rank] = vectors
+        self.laws = self.rule.merge or ("sum", *("mean",) * n_states)
+        self.place: Array | None = None  # the features by their frequency; the records keep their order
+        self.hot: list[float] = []
         self.steps, self.scale = 0, 1.0
         self._weights: Array | None = None
         self._packed: tuple[tuple[Array, ...], Records] | None = None
@@ -130,6 +137,20 @@ class FactorTrainer(SampleTrainer):
             self._weights = self.model.weight(0) * self.dtype.type(self.scale)
             self._weights.flags.writeable = False
         return self._weights
+
+    def _rank(self, indices: Array, n_rows: int) -> None:
+        if len(indices) >= max(WORTH, len(self.records) // 8):
+            super()._rank(indices, n_rows)
+        else:
+            self._reorder(np.arange(len(self.records), dtype=np.int32))
+
+    def _reorder(self, place: Array) -> None:
+        self.place = place
+
+    def _tiers(self, n: int, n_threads: int) -> list[tuple[int, int]]:
+        tiers = super()._tiers(n, n_threads)
+        room = MOST_COPIED // (self.records.shape[1] * self.dtype.itemsize)
+        return [(end, MERGE_LESS * every) for end, every in tiers if end <= room] or [(0, tiers[0][1])]
 
     def is_finite(self, indices: Array) -> bool:
         numbers = self.model.weight(0), self.model.part(0)
@@ -178,6 +199,8 @@ class FactorTrainer(SampleTrainer):
             mean = float(weights[order].mean(dtype=np.float64))
         meet = max(1, int(math.log(DRIFT) / math.log(self.shrink))) if self.shrink < 1 else total
         r, done, self._weights = self.model, 0, None
+        if n_threads > 1 and self.size is None and self.backend == "native" and self.place is None:
+            self._rank(indices, len(y))
         size = self.size or 1
         while done < total:
             steps = self._pieces(0, -(-(total - done) // size))
@@ -220,7 +243,19 @@ class FactorTrainer(SampleTrainer):
                 )
                 if self.size is None:
                     self.scale = kernels.drivers.factors(
-                        *model, *rows, n, longest, h, one_row, self.scale, self.shrink, n_threads, meet
+                        *model,
+                        *rows,
+                        n,
+                        longest,
+                        h,
+                        one_row,
+                        self.scale,
+                        self.shrink,
+                        n_threads,
+                        meet,
+                        self.laws,
+                        self._tiers(min(meet, n), n_threads) if n_threads > 1 else (),
+                        self.place,
                     )
                 else:
                     self.scale = kernels.drivers.factor_batches(

@@ -161,8 +161,7 @@ class FMClassifier(Factorization, Classifier):
         Penalty of weights and vectors.
     mode : {"sequential", "minibatch", "hogwild"}, default "sequential"
         As in `LinearClassifier`; the bits of the first two depend on the machine only as far as NumPy's normal numbers do, with
-        which the vectors start. Hogwild's threads share all features, without copies of the frequent ones: where some features
-        are in most samples, it gains little.
+        which the vectors start.
     random_state : int, RandomState or None
         Seed of the vectors' start, of the order, and of the split of `early_stopping`.
     early_stopping, validation_fraction, n_iter_no_change, warm_start, tol, verbose, class_weight, fit_intercept

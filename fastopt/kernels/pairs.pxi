@@ -70,8 +70,10 @@ cdef struct Pairs:
     char **sums                 # of each thread: gradients
     Py_ssize_t *rooms
     int32_t **touched           # of each thread: its rows, those of the second table after the first's
-    Py_ssize_t *n_touched
-    int failed
+    Py_ssize_t *n_touched       # negative: there was no memory
+    Py_ssize_t size             # places of a batch, but for the last
+    int shares
+    fo_barrier *barrier
 
 
 cdef inline bint is_kept(const Text *m, Py_ssize_t at, uint32_t *drawn) noexcept nogil:
@@ -397,17 +399,23 @@ cdef void pair_batches(void *what, int k, int threads) noexcept nogil:
     cdef int s
     while now.begin < last:
         now.end = now.begin + m.size if last - now.begin > m.size else last
-        for s in range(k, m.shares, threads):
+        s = k
+        while s < m.shares:
             slope_share(&now, s, m.shares)
+            s += threads
         fo_wait(m.barrier, threads)
-        for s in range(k, m.shares, threads):
+        s = k
+        while s < m.shares:
             sum_share(&now, s, m.shares)
+            s += threads
         fo_wait(m.barrier, threads)
         for s in range(m.shares):
             if m.n_touched[s] < 0:
                 return
-        for s in range(k, m.shares, threads):
+        s = k
+        while s < m.shares:
             apply_share(&now, s, m.shares)
+            s += threads
         fo_wait(m.barrier, threads)
         now.h += m.h_stride
         now.base += m.rows[0] + m.rows[1]

@@ -168,7 +168,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _look(self) -> None:
         """Check the parameters, unless they are the very objects of the last time."""
-        now = tuple(map(self.__dict__.get, _parameter_names(type(self))))
+        cls: Any = type(self)
+        now = tuple(map(self.__dict__.get, _parameter_names(cls)))
         if len(now) != len(self._checked) or not all(map(operator.is_, now, self._checked)):
             self._check_parameters()
             self._checked = now
@@ -186,7 +187,12 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _valid(self, X: Any, y: Any, first: bool, **options: Any) -> tuple[Any, Array]:
         """As `validate_data`, which takes long for a few rows."""
-        if not first and self._is_plain(X) and (plain := _plain_labels(y, X.shape[0])) is not None and is_finite(_entries(X)):
+        if (
+            not first
+            and self._is_plain(X)
+            and (plain := _plain_labels(y, X.shape[0])) is not None
+            and is_finite(_entries(X))
+        ):
             return X, plain
         found: tuple[Any, Array] = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, reset=first, **options)
         return found

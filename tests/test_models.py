@@ -379,6 +379,8 @@ def test_learning_row_by_row_is_learning(settings, kind, rng):
     assert_bits(a.coef_, b.coef_)
     assert_bits(a.intercept_, b.intercept_)
     assert a.t_ == b.t_ == 60
+    steady = LinearClassifier(**settings).partial_fit(X[:30], y[:30], classes=["no", "yes"]).partial_fit(X[30:], y[30:])
+    assert (steady.coef_ != b.coef_).any(), "the rate has changed"
 
 
 @pytest.mark.parametrize("kind", ["csr", "dense"])

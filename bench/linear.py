@@ -4,6 +4,9 @@ Made-up click-like data: rows of about 37 of 2^20 features, whose frequency fall
 from a sparse logistic model. Every side's rate is tuned on a validation split; then the fits take turns, in each
 round with another order of the rows.
 
+Beside `fit`: predictions for many rows, one row learned or predicted, and minibatches on one and two threads (minima of
+rounds in which the peers take turns).
+
 ``python bench/linear.py [--quick] [--rounds N] [--epochs E] [--json FILE]``: FILE collects a line for each run, and the
 worst and the range of all its runs are printed.
 """
@@ -22,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import describe, machine, table
+from common import Call, describe, duration, interleave, machine, table
 from scipy import sparse
 from sklearn.linear_model import SGDClassifier
 
@@ -117,6 +120,68 @@ def tune(loss_of: Callable[[float], float], start: float, factor: float = 2.0) -
     return best
 
 
+# ------------------------------------------------------------------------------------------------- other than fit
+
+
+def others(X: sparse.csr_matrix, y: Array, rate: dict[str, float], rounds: int) -> str:
+    """A table of what else takes time, beside the target of each."""
+    theirs, ours = (make(side, rate[side], 1).fit(X, y) for side in (PEER, "adagrad"))
+    rows = [(X[k : k + 1], y[k : k + 1]) for k in range(50)]
+
+    def each(call: Callable[..., Any], with_label: bool) -> Callable[[], None]:
+        def run() -> None:
+            for x, label in rows:
+                call(x, label) if with_label else call(x)
+
+        return run
+
+    def batches(threads: int) -> Any:
+        model = make("adagrad", rate["adagrad"], 1)
+        return model.set_params(mode="minibatch", n_jobs=threads)
+
+    found: list[list[str]] = []
+
+    def compare(
+        what: str, unit: int, of_them: Callable[[], Any], of_us: Callable[[], Any], target: str, met: Any
+    ) -> None:
+        seconds = interleave({"them": Call(of_them), "us": Call(of_us)}, rounds)
+        them, us = (min(seconds[side]) / unit for side in ("them", "us"))
+        found.append([what, duration(them), duration(us), f"{them / us:.2f}", target, verdicts[bool(met(them, us))]])
+
+    verdicts = {True: "met", False: "MISSED"}
+    compare("predict", 1, lambda: theirs.predict(X), lambda: ours.predict(X), "at least 1 x", lambda a, b: b <= a)
+    compare(
+        "one row, partial_fit",
+        len(rows),
+        each(theirs.partial_fit, True),
+        each(ours.partial_fit, True),
+        "at most 20 us",
+        lambda a, b: b <= 20e-6,
+    )
+    compare(
+        "one row, predict",
+        len(rows),
+        each(theirs.predict, False),
+        each(ours.predict, False),
+        "",
+        lambda a, b: b <= a,
+    )
+    one, two = batches(1), batches(2)
+    plain = make("adagrad", rate["adagrad"], 1)
+    compare(
+        "minibatches: 1 thread, 2 threads",
+        1,
+        lambda: one.fit(X, y),
+        lambda: two.fit(X, y),
+        "at least 1.5 x",
+        lambda a, b: b <= a / 1.5,
+    )
+    compare("sequential, minibatches", 1, lambda: plain.fit(X, y), lambda: one.fit(X, y), "", lambda a, b: True)
+    if (one.coef_ != two.coef_).any():
+        raise AssertionError("minibatches on 2 threads have other bits than on 1")
+    return table(["", PEER + ", or the first", "fastopt, or the second", "ratio", "target", ""], found)
+
+
 # ------------------------------------------------------------------------------------------------------------- main
 
 
@@ -180,6 +245,7 @@ def main() -> None:
             [line(side, run, args.epochs * A.nnz) for side in START],
         )
     )
+    print(f"\n{others(A, b, rate, rounds)}")
     if args.json:
         with args.json.open("a") as file:
             file.write(json.dumps(run) + "\n")

@@ -4,8 +4,14 @@
 #ifndef FO_BARRIER_H
 #define FO_BARRIER_H
 
-#if defined(_OPENMP) && (defined(__GNUC__) || defined(__clang__)) && (defined(__unix__) || defined(__APPLE__))
+#if defined(__GNUC__) || defined(__clang__)
+#define FO_CAN_WAIT 1
+#if defined(__unix__) || defined(__APPLE__)
 #include <sched.h>
+#define FO_GIVE_WAY() ((void)sched_yield())
+#else
+#define FO_GIVE_WAY() ((void)0)
+#endif
 
 typedef struct {
     unsigned arrived;
@@ -33,20 +39,14 @@ static inline void fo_wait(fo_barrier *b, int threads) {
             __asm__ volatile("yield");
 #endif
         } else {
-            sched_yield();
+            FO_GIVE_WAY();
         }
     }
 }
 #else
+#define FO_CAN_WAIT 0
 typedef struct { int unused; } fo_barrier;
-
-static inline void fo_wait(fo_barrier *b, int threads) {
-    (void)b;
-    (void)threads;
-#ifdef _OPENMP
-#pragma omp barrier
-#endif
-}
+static inline void fo_wait(fo_barrier *b, int threads) { (void)b; (void)threads; }
 #endif
 
 #endif

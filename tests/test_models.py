@@ -382,13 +382,15 @@ def test_learning_row_by_row_is_learning(settings, kind, rng):
     assert_bits(a.coef_, b.coef_)
     assert_bits(a.intercept_, b.intercept_)
     assert a.t_ == b.t_ == 60
+    steady = LinearClassifier(**settings).partial_fit(X[:30], y[:30], classes=["no", "yes"]).partial_fit(X[30:], y[30:])
+    assert (steady.coef_ != b.coef_).any(), "the rate has changed"
 
 
 @pytest.mark.parametrize("kind", ["csr", "dense"])
 def test_what_is_wrong_is_said_after_calls_that_were_right(kind, rng):
-    X, y = problem(rng, 40, 400, np.float64)
+    X, labels = problem(rng, 40, 400, np.float64)
     X = X if kind == "csr" else X.toarray()
-    for model, y in ((LinearClassifier(), y), (LinearRegressor(), np.arange(40.0))):
+    for model, y in ((LinearClassifier(), labels), (LinearRegressor(), np.arange(40.0))):
         model.fit(X, y).partial_fit(X[:1], y[:1])
         before = model.coef_.copy()
 

@@ -9,6 +9,7 @@
 cdef extern from "fo_barrier.h" nogil:
     ctypedef struct fo_barrier:
         pass
+    const int FO_CAN_WAIT
     void fo_wait(fo_barrier *at, int threads)
 
 cdef enum:
@@ -362,7 +363,7 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
             entries = 0
         entries += m.indptr[m.order[i] + 1] - m.indptr[m.order[i]]
         most = entries if entries > most else most
-    if fo_is_fork_child or not FO_OPENMP:
+    if fo_is_fork_child or not FO_OPENMP or not FO_CAN_WAIT:
         threads = 1
     if serial_below and threads > most // SHARED_WORK:
         threads = <int>(most // SHARED_WORK) if most >= SHARED_WORK else 1

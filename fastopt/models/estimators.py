@@ -168,7 +168,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _look(self) -> None:
         """Check the parameters, unless they are the very objects of the last time."""
-        now = tuple(map(self.__dict__.get, _parameter_names(type(self))))
+        cls: Any = type(self)
+        now = tuple(map(self.__dict__.get, _parameter_names(cls)))
         if len(now) != len(self._checked) or not all(map(operator.is_, now, self._checked)):
             self._check_parameters()
             self._checked = now

@@ -214,7 +214,7 @@ class LinearClassifier(Linear, Classifier):
         large for several. Below some ten thousand samples it gains little.
     n_jobs : int, optional
         Threads; None is 1, -1 is `fastopt.get_num_threads()`. In sequential mode they share the classes, where there are
-        more than two, with the same bits.
+    more than two, with the same bits. Predictions for many sparse rows use them, too, with the same bits.
     shuffle : bool, default True
         Visit the samples in a new random order in each epoch.
     random_state : int, RandomState or None

@@ -294,7 +294,7 @@ class SampleTrainer:
         needed = 1 if one_row else n + n_threads - 1
         if self._ahead is not None:
             start, h = self._ahead
-            start = first if one_row and start >= settled else start
+            start = first if settled is not None and one_row and start >= settled else start
             if start <= first and first + needed <= start + len(h):
                 return h[first - start :], one_row
         # A schedule is not asked before its time.

@@ -351,7 +351,7 @@ class AutoTrainer:
         self.seen = self.passes = 0
         self.chosen: int | None = None
         self.l2 = 0.0
-        self._version = -1
+        self._lane: Lane | None = None
 
     @property
     def records(self) -> Array:
@@ -414,7 +414,9 @@ class AutoTrainer:
     def alone(self) -> SampleTrainer:
         """The model without its search."""
         self.choose()
-        return self._current()
+        if self.lanes is not None:
+            self.lanes.alone(self._best(), self.single)
+        return self.single
 
     def choose(self) -> None:
         """End the search, if there is one."""
@@ -422,7 +424,7 @@ class AutoTrainer:
             self.chosen = self._best()
             self.lanes.alone(self.chosen, self.single)
             self.single.set_rate(self.lr, self.l2)
-            self.lanes = None
+            self.lanes = self._lane = None
 
     def train(
         self,
@@ -465,11 +467,13 @@ class AutoTrainer:
             self.single.set_rate(lr, self.l2)
         self.single.train(indptr, indices, data, y, order, n_threads, weights)
 
-    def _current(self) -> SampleTrainer:
-        if self.lanes is not None and self._version != self.lanes.version:
-            self.lanes.alone(self._best(), self.single)
-            self._version = self.lanes.version
-        return self.single
+    def _current(self) -> SampleTrainer | Lane:
+        """The model that predicts: while it searches, the best so far."""
+        if self.lanes is None:
+            return self.single
+        if self._lane is None or self._lane.k != self._best():
+            self._lane = Lane(self.lanes, self._best())
+        return self._lane
 
     def parameters(self) -> tuple[Array, ...]:
         """The weights, and the intercept, shape (1,)."""
@@ -477,13 +481,11 @@ class AutoTrainer:
 
     def weights_of(self, features: Array) -> Array:
         """As `SampleTrainer.weights_of`."""
-        if self.lanes is not None:
-            return self.lanes.weights(self._best(), features)
-        return self.single.weights_of(features)
+        return self._current().weights_of(features)
 
     def intercept(self) -> Array:
         """Shape (1,)."""
-        return self.single.intercept() if self.lanes is None else self.lanes.intercept(self._best())
+        return self._current().intercept()
 
     def restore(self, weights: Array, intercept: Array) -> None:
         """Set the parameters; the optimizer's state is at its start."""
@@ -495,9 +497,7 @@ class AutoTrainer:
 
     def is_finite(self, indices: Array) -> bool:
         """Whether the weights are; while it searches, those of the best so far."""
-        if self.lanes is not None:
-            return self.lanes.is_finite(self._best(), indices)
-        return self.single.is_finite(indices)
+        return self._current().is_finite(indices)
 
     def renumber(self, indices: Array, n_rows: int, n_threads: int) -> None:
         """As `SampleTrainer.renumber`."""

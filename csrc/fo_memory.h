@@ -26,10 +26,23 @@ static inline void fo_put32(void *at, uint32_t x) { *(volatile uint32_t *)at = x
 static inline void fo_put64(void *at, uint64_t x) { *(volatile uint64_t *)at = x; }
 #endif
 
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+/* One move, which is atomic where it is aligned. From an atomic integer GCC makes two, by way of an integer register. */
+#ifdef __AVX__
+#define FO_MOVE "vmov"
+#else
+#define FO_MOVE "mov"
+#endif
+static inline float fo_getf(const float *at) { float x; __asm__ volatile(FO_MOVE "ss %1, %0" : "=x"(x) : "m"(*at)); return x; }
+static inline double fo_getd(const double *at) { double x; __asm__ volatile(FO_MOVE "sd %1, %0" : "=x"(x) : "m"(*at)); return x; }
+static inline void fo_putf(float *at, float x) { __asm__ volatile(FO_MOVE "ss %1, %0" : "=m"(*at) : "x"(x)); }
+static inline void fo_putd(double *at, double x) { __asm__ volatile(FO_MOVE "sd %1, %0" : "=m"(*at) : "x"(x)); }
+#else
 static inline float fo_getf(const float *at) { uint32_t u = fo_get32(at); float x; memcpy(&x, &u, 4); return x; }
 static inline double fo_getd(const double *at) { uint64_t u = fo_get64(at); double x; memcpy(&x, &u, 8); return x; }
 static inline void fo_putf(float *at, float x) { uint32_t u; memcpy(&u, &x, 4); fo_put32(at, u); }
 static inline void fo_putd(double *at, double x) { uint64_t u; memcpy(&u, &x, 8); fo_put64(at, u); }
+#endif
 
 /* Copies `size` bytes, a multiple of 8, to or from memory that several threads touch at once; both ends are aligned to 8. */
 static inline void fo_copy_shared(void *to, const void *from, size_t size) {

@@ -93,9 +93,9 @@ cdef inline void gather(real *p, real *s, Py_ssize_t room, const real *records, 
     cdef const real *at
     for j in range(n):
         at = records + ids[j] * stride
-        p[j] = scale * get(at)
+        p[j] = scale * at[0]
         for q in range(n_states):
-            s[q * room + j] = get(at + 1 + q)
+            s[q * room + j] = at[1 + q]
 
 
 cdef inline void scatter(const real *p, const real *s, Py_ssize_t room, real *records, const int32_t *ids, Py_ssize_t n,
@@ -105,9 +105,9 @@ cdef inline void scatter(const real *p, const real *s, Py_ssize_t room, real *re
     cdef real *at
     for j in range(n):
         at = records + ids[j] * stride
-        put(at, scale * p[j])
+        at[0] = scale * p[j]
         for q in range(n_states):
-            put(at + 1 + q, s[q * room + j])
+            at[1 + q] = s[q * room + j]
 
 
 cdef inline void fetch_records(const real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride) noexcept nogil:

@@ -385,10 +385,10 @@ def test_early_stopping_keeps_the_best_pass(rng, capsys):
     X, y = table(rng)
     y = np.where(rng.random(200) < 0.3, "up", y)
     stop = {"early_stopping": True, "n_iter_no_change": 3, "validation_fraction": 0.3}
-    model = FMClassifier(epochs=200, lr=0.5, random_state=0, verbose=True, **stop).fit(X, y)
+    model = FMClassifier(epochs=200, lr=0.1, random_state=0, verbose=True, **stop).fit(X, y)
     shown = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
-    assert len(shown) == model.n_iter_ < 200
-    again = FMClassifier(epochs=1 + int(np.argmin(shown)), lr=0.5, random_state=0, **stop)
+    assert 1 < np.argmin(shown) + 1 < len(shown) == model.n_iter_ < 200  # of a single pass no rows are held out
+    again = FMClassifier(epochs=1 + int(np.argmin(shown)), lr=0.1, random_state=0, **stop)
     assert_bits(again.fit(X, y).factors_, model.factors_)
 
 

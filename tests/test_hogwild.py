@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss
 
 import fastopt
 from fastopt import kernels
-from fastopt.models import LinearClassifier, samples
+from fastopt.models import LinearClassifier, reference, samples
 from fastopt.models.samples import TIERS, SampleTrainer
 from fastopt.optimizers.base import ALIASES, by_name
 
@@ -208,6 +208,15 @@ def test_shuffled_orders_are_fair():
     for order, seed in ((a, 2**63), (b, 2**63), (c, 1)):
         kernels.drivers.shuffle(order, seed)
     assert (a == b).all() and (a != c).any() and sorted(a) == list(range(1000))
+
+
+@pytest.mark.parametrize("seed", [0, 5, 2**63 - 1, 2**64 - 1])
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 3000])
+def test_shuffled_orders_are_those_of_the_reference(n, seed):
+    order, expected = np.arange(n, dtype=np.int32) * 3, np.arange(n, dtype=np.int32) * 3
+    kernels.drivers.shuffle(order, seed)
+    reference.shuffle(expected, seed)
+    assert (order == expected).all()
 
 
 # ------------------------------------------------------------------------------------------------------- order of features

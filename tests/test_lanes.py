@@ -17,7 +17,7 @@ from fastopt.errors import HyperParameterError, NonFiniteError, StateError, Unsu
 from fastopt.models import LinearClassifier, LinearRegressor, lanes
 from fastopt.models.files import load_model, save_model
 from fastopt.models.lanes import AutoTrainer, LaneTrainer
-from fastopt.models.samples import SampleTrainer
+from fastopt.models.samples import SampleTrainer, new_order
 from fastopt.optimizers import tables
 from fastopt.optimizers.base import by_name
 
@@ -206,7 +206,7 @@ def test_later_passes_have_smaller_rates(rng):
     data = (X.indptr.astype(np.int64), X.indices.astype(np.int32), X.data, np.where(y == 1, 1, -1).astype(np.float32))
     for e in (1, 2, 3):
         single.set_rate(model.lr_ / e**0.5, 0.0)
-        single.train(*data, draw.permutation(len(y)).astype(np.int32))
+        single.train(*data, new_order(np.arange(len(y), dtype=np.int32), draw))
     assert_bits(model.coef_[0], single.weights())
 
 

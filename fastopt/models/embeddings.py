@@ -629,7 +629,7 @@ class GloVe(_Embedding):
         y, visits = log(found), np.arange(len(found), dtype=np.int32)
         self.losses_ = []
         for epoch in range(self.epochs):
-            order = new_order(visits, draw, self._n_threads() if self.mode == "hogwild" else 1)
+            order = new_order(visits, draw)
             pairs = Pairs(rows, columns, y, weights, order)
             self._train(trainer, pairs, self.batch_size if self.mode == "minibatch" else 0, "pair", epoch)
         self._keep(corpus, trainer, trainer.rows(0)[:, : self.dim] + trainer.rows(1)[:, : self.dim])

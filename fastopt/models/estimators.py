@@ -364,7 +364,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             draw = None if seed is None else np.random.default_rng(seed)
             best, waited, kept = math.inf, 0, None
             for epoch in range(epochs):
-                order = visits if draw is None else new_order(visits, draw, wild)
+                order = visits if draw is None else new_order(visits, draw)
                 trainer.train(indptr, indices, data, y, order, inside, w)
                 for model in models:
                     model.end_pass(int(self.average))

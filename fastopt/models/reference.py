@@ -212,6 +212,20 @@ def abreast(
             scale *= shrink
 
 
+def shuffle(order: Array, seed: int) -> None:
+    """Bring `order` into a random order, that of the seed. See ``kernels.drivers.shuffle``."""
+    i = np.arange(len(order) - 1, 0, -1, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15) * (np.uint64(len(order)) - i)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = (z ^ (z >> np.uint64(31))) >> np.uint64(32)
+    at = order.tolist()
+    for a, b in zip(i.tolist(), (z * (i + np.uint64(1)) >> np.uint64(32)).tolist(), strict=True):
+        at[a], at[b] = at[b], at[a]
+    order[:] = at
+
+
 def row_scores(indptr: Array, indices: Array, data: Array, w: Array, bias: float, out: Array) -> None:
     """The scores of CSR rows. See ``kernels.drivers.row_scores``."""
     for r in range(len(out)):

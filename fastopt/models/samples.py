@@ -45,12 +45,10 @@ def zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
     return np.ndarray(shape, dtype, memory, start)
 
 
-def new_order(visits: Array, draw: np.random.Generator, n_threads: int) -> Array:
-    """The rows `visits` (int32) in a new order. Where results vary from run to run anyway, one that is sooner drawn."""
-    if n_threads == 1 or kernels.drivers is None:
-        return draw.permutation(visits)
-    order = visits.copy()
-    kernels.drivers.shuffle(order, int(draw.integers(2**63)))
+def new_order(visits: Array, draw: np.random.Generator) -> Array:
+    """The rows `visits` (int32) in a new order."""
+    order, seed = visits.copy(), int(draw.integers(2**63))
+    (reference if kernels.drivers is None else kernels.drivers).shuffle(order, seed)
     return order
 
 

@@ -652,6 +652,23 @@ def finite(x, ids=None):
     return found
 
 
+cdef inline uint32_t out_of_range(const int32_t *ids, Py_ssize_t n, uint32_t last) noexcept nogil:
+    # The highest bit is set where an index is negative or above the last, which is below 2**31. Loops that vectorize.
+    cdef uint32_t bad = 0
+    cdef Py_ssize_t j
+    for j in range(n):
+        bad |= <uint32_t>ids[j] | (last - <uint32_t>ids[j])
+    return bad
+
+
+cdef inline Py_ssize_t descents(const int32_t *ids, Py_ssize_t n) noexcept nogil:
+    cdef int32_t count = 0
+    cdef Py_ssize_t j
+    for j in range(1, n):
+        count += ids[j] <= ids[j - 1]
+    return count
+
+
 def copy_csr(indptr, indices, starts, used, Py_ssize_t n_features):
     """Copy the offsets and indices (int32) of CSR rows, then check them; `starts`: int64, as long; `used`: int32.
 
@@ -662,9 +679,8 @@ def copy_csr(indptr, indices, starts, used, Py_ssize_t n_features):
     cdef const int32_t *source = <const int32_t *>buffer(indices)
     cdef int64_t *start = <int64_t *>buffer(starts, 1)
     cdef int32_t *ids = <int32_t *>buffer(used, 1)
-    cdef Py_ssize_t r, j, n_rows = len(starts) - 1, n = len(used)
-    cdef uint32_t most = 0
-    cdef bint rising = True
+    cdef Py_ssize_t r, begin = 0, end, n_rows = len(starts) - 1, n = len(used), falls = 0
+    cdef uint32_t bad = 0
     with nogil:
         for r in range(n_rows + 1):
             start[r] = offsets[r]
@@ -674,15 +690,18 @@ def copy_csr(indptr, indices, starts, used, Py_ssize_t n_features):
             if start[r + 1] < start[r]:
                 n_rows = -1
                 break
-        memcpy(ids, source, n * 4)
-        for j in range(n):
-            most = ids[j] if <uint32_t>ids[j] > most else most
-        for r in range(n_rows):
-            for j in range(start[r] + 1, start[r + 1]):
-                rising = rising & (ids[j] > ids[j - 1])
-    if n_rows < 0 or (n > 0 and most >= n_features):
+        while begin < n:                    # in pieces that stay in the cache
+            end = begin + 16384 if n - begin > 16384 else n
+            memcpy(ids + begin, source + begin, (end - begin) * 4)
+            bad |= out_of_range(ids + begin, end - begin, <uint32_t>(n_features - 1))
+            falls += descents(ids + begin - (begin > 0), end - begin + (begin > 0))
+            begin = end
+        for r in range(1, n_rows):          # from row to row they may fall
+            if start[r] > start[r - 1] and start[r] < n:
+                falls -= ids[start[r]] <= ids[start[r] - 1]
+    if n_rows < 0 or bad >> 31:
         return -1
-    return 1 if rising else 0
+    return falls == 0
 
 
 def repeated_indices(indptr, indices, Py_ssize_t n_rows, Py_ssize_t n_features, seen):

@@ -490,8 +490,13 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
 
     def _codes(self, y: Array) -> Array:
         """The place of each label among the classes."""
-        codes = np.minimum(self.classes_.searchsorted(y), len(self.classes_) - 1)
-        if not (self.classes_[codes] == y).all():
+        if len(self.classes_) == 2:  # searching takes longer
+            second = y == self.classes_[1]
+            codes, known = second.astype(np.intp), second | (y == self.classes_[0])
+        else:
+            codes = np.minimum(self.classes_.searchsorted(y), len(self.classes_) - 1)
+            known = self.classes_[codes] == y
+        if not known.all():
             raise StateError(f"y has labels that are not among the classes {self.classes_.tolist()}")
         return codes
 
@@ -546,9 +551,14 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         """
         self._look()
         X, y = self._valid(X, y, True)
-        check_classification_targets(y)
+        whole = y.dtype.kind in "iub"
+        if not whole:
+            check_classification_targets(y)
+        classes = np.unique(y)
+        if whole and 2 * len(classes) > len(y):  # of whole numbers all it may say is that they look like a regression's
+            check_classification_targets(y)
         weights = self._sample_weights(X, sample_weight)
-        kept, classes = self._kept(X), np.unique(y)
+        kept = self._kept(X)
         if kept and not np.isin(classes, self.classes_).all():
             raise StateError(f"warm_start goes on with the classes {self.classes_.tolist()}, and y has others")
         if not kept:

@@ -413,6 +413,20 @@ def test_averages_are_means_over_passes(start, rng):
     assert_bits(fitted.coef_, averaged.coef_)
 
 
+@pytest.mark.parametrize("later", [False, 9])
+def test_a_mean_ends_with_its_passes(later, rng):
+    X, y = problem(rng, 300)
+    plain, averaged = LinearClassifier(shuffle=False), LinearClassifier(shuffle=False, average=True)
+    for _ in range(3):
+        for model in (plain, averaged):
+            model.partial_fit(X, y, classes=["no", "yes"])
+    averaged.set_params(average=later)
+    for model in (plain, averaged):
+        model.partial_fit(X, y)
+    assert_bits(averaged.coef_, plain.coef_)
+    assert_bits(averaged.decision_function(X), plain.decision_function(X))
+
+
 # ------------------------------------------------------------------------------------------------ predictions elsewhere
 
 

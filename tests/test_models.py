@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from conftest import needs_native
 from settings import assert_bits, native_builds
+from sklearn.base import is_regressor
 from sklearn.linear_model import SGDClassifier, SGDRegressor
 from sklearn.metrics import log_loss
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastopt
 from fastopt import csr, kernels, scores
-from fastopt.models import LinearClassifier, LinearRegressor
+from fastopt.models import FMClassifier, FMRegressor, LinearClassifier, LinearRegressor
 from fastopt.models.estimators import CLASSIFIER_LOSSES
 from fastopt.models.files import load_model, save_model
 from fastopt.models.samples import SampleTrainer
@@ -489,6 +490,35 @@ def test_hostile_csr_is_refused_and_a_fitted_model_unchanged(what, rng):
     assert model.t_ == 500
     with pytest.raises((fastopt.FastoptError, ValueError)):
         model.predict(bad)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("model", [LinearClassifier, LinearRegressor, FMClassifier, FMRegressor])
+def test_a_refused_fit_leaves_a_fitted_model_as_it_was(model, warm, rng):
+    """Also to other numbers of features: those of the failed fit would be beyond the weights of the present ones."""
+    X, labels = problem(rng, 60, 20)
+    wide, _ = problem(rng, 60, 5000)
+    y = np.arange(60.0) if is_regressor(model()) else labels
+    nothing = np.full(60, np.nan) if is_regressor(model()) else np.full(60, "no")
+    m = model(warm_start=warm).fit(X, y)
+    before = m.coef_.copy()
+    for data, targets, weights in ((wide, nothing, None), (wide, y, np.zeros(60)), (wide, y, -np.ones(60))):
+        with pytest.raises(ValueError, match=r"NaN|one class|weight|features"):
+            m.fit(data, targets, weights)
+        assert m.n_features_in_ == 20
+        if not is_regressor(m):
+            assert m.classes_.tolist() == ["no", "yes"]
+        with pytest.raises(ValueError, match="features"):
+            m.partial_fit(wide, y)
+        m.n_features_in_ = 5000
+        with pytest.raises(fastopt.ShapeError, match="5000 features, and training goes on with 20"):
+            m.partial_fit(wide, y)
+        with pytest.raises(ValueError, match="features|dimension|shape|index"):
+            m.predict(wide)
+        m.n_features_in_ = 20
+        assert_bits(m.coef_, before)
+    m.partial_fit(X, y)
+    assert (m.coef_ != before).any()
 
 
 @pytest.mark.parametrize("change", [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -115,6 +116,8 @@ class Model:
                 a.copy() if n == 1 else m + (a - m) / a.dtype.type(n)
                 for a, m in zip(now, self._mean or now, strict=True)
             )
+        else:
+            self._mean, self.count = None, 0
 
     def keep_best(self, best: tuple[Array, ...]) -> None:
         """Predict with these parameters, until training goes on."""
@@ -253,6 +256,20 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             raise StateError("sample_weight is zero for every sample: there is nothing to learn from")
         return weights
 
+    @contextlib.contextmanager
+    def _as_before(self) -> Iterator[None]:
+        """What is known of the data stays that of the present models, if an exception comes before new ones are there."""
+        before = self.__dict__.copy()
+        try:
+            yield
+        except BaseException:
+            if "_models" in before and self._models is before["_models"]:
+                for name in ("n_features_in_", "feature_names_in_", "classes_"):
+                    self.__dict__.pop(name, None)
+                    if name in before:
+                        setattr(self, name, before[name])
+            raise
+
     # ----------------------------------------------------------------------------------------------------- training
 
     def _searches(self) -> bool:
@@ -333,6 +350,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             raise StateError(
                 f"{', '.join(k for k, v in self._training().items() if self._trained_as[k] != v)} changed since training "
                 "began; call fit to start again"
+            )
+        elif shape[1] != len(self._models[0].trainer.records):  # n_features_in_ is for everyone to write to
+            raise ShapeError(
+                f"X has {shape[1]} features, and training goes on with {len(self._models[0].trainer.records)}"
             )
         jobs = self._jobs(targets, data.dtype, epochs)
         if fresh or self._set is not self._checked or self._searches():
@@ -549,25 +570,28 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         Classifier
             Itself.
         """
-        self._look()
-        X, y = self._valid(X, y, True)
-        whole = y.dtype.kind in "iub"
-        if not whole:
-            check_classification_targets(y)
-        classes = np.unique(y)
-        if whole and 2 * len(classes) > len(y):  # of whole numbers all it may say is that they look like a regression's
-            check_classification_targets(y)
-        weights = self._sample_weights(X, sample_weight)
-        kept = self._kept(X)
-        if kept and not np.isin(classes, self.classes_).all():
-            raise StateError(f"warm_start goes on with the classes {self.classes_.tolist()}, and y has others")
-        if not kept:
-            if weights is not None and len(np.unique(y[weights > 0])) < 2:
-                raise StateError("the samples whose weight is not zero have one class only; a classifier needs two")
-            self._set_classes(classes)
-        codes = self._codes(y)
-        weights = self._class_weights(codes, weights)
-        self._passes(self._as_trained(X, not kept), self._targets(codes), weights, self.epochs, not kept, codes)
+        with self._as_before():
+            self._look()
+            X, y = self._valid(X, y, True)
+            whole = y.dtype.kind in "iub"
+            if not whole:
+                check_classification_targets(y)
+            classes = np.unique(y)
+            if whole and 2 * len(classes) > len(
+                y
+            ):  # of whole numbers all it may say is that they look like a regression's
+                check_classification_targets(y)
+            weights = self._sample_weights(X, sample_weight)
+            kept = self._kept(X)
+            if kept and not np.isin(classes, self.classes_).all():
+                raise StateError(f"warm_start goes on with the classes {self.classes_.tolist()}, and y has others")
+            if not kept:
+                if weights is not None and len(np.unique(y[weights > 0])) < 2:
+                    raise StateError("the samples whose weight is not zero have one class only; a classifier needs two")
+                self._set_classes(classes)
+            codes = self._codes(y)
+            weights = self._class_weights(codes, weights)
+            self._passes(self._as_trained(X, not kept), self._targets(codes), weights, self.epochs, not kept, codes)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Classifier:
@@ -659,8 +683,9 @@ class Regressor(RegressorMixin, Estimator):  # type: ignore[misc]
 
         `X` and `sample_weight` as in `LinearClassifier.fit`; `y` array-like of numbers, shape (n_samples,).
         """
-        self._look()
-        return self._learn(X, y, sample_weight, self.epochs, True, True)
+        with self._as_before():
+            self._look()
+            return self._learn(X, y, sample_weight, self.epochs, True, True)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Regressor:
         """Train on, with one pass over these samples, at the present `lr`, `l1` and `l2` (`set_params` changes them)."""

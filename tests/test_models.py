@@ -513,7 +513,7 @@ def test_a_refused_fit_leaves_a_fitted_model_as_it_was(model, warm, rng):
         m.n_features_in_ = 5000
         with pytest.raises(fastopt.ShapeError, match="5000 features, and training goes on with 20"):
             m.partial_fit(wide, y)
-        with pytest.raises(ValueError, match="features|dimension|shape|index"):
+        with pytest.raises(ValueError, match=r"features|dimension|shape|index"):
             m.predict(wide)
         m.n_features_in_ = 20
         assert_bits(m.coef_, before)

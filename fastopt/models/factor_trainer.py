@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,9 @@ class FactorTrainer(SampleTrainer):
         h = tables.scalar_table(self.optimizer, self.options, np.arange(1, 3), self.dtype, 0)[0]
         self.rule.reference(p, g, *states, h[0, 2:])
         return bool(p[0] == 0)
+
+    def _numbers(self) -> list[Sequence[Array]]:
+        return []  # vectors begin with values that FTRL's states know nothing of: what is carried over would not fit
 
     def restore(self, weights: Array, intercept: Array, vectors: Array | None = None) -> None:
         """Set the parameters; the optimizer's state is at its start."""

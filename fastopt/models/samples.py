@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,19 @@ def new_order(visits: Array, draw: np.random.Generator) -> Array:
     order, seed = visits.copy(), int(draw.integers(2**63))
     (reference if kernels.drivers is None else kernels.drivers).shuffle(order, seed)
     return order
+
+
+def carry(
+    optimizer: type[Optimizer], numbers: Sequence[Sequence[Array]], options: dict[str, Any], was: Any, lr: Any
+) -> None:
+    """Change states that hold the rate `was`, so that parameters stand still at the rate `lr`.
+
+    `numbers`: views, of parameters and their states, and others and theirs. Where `was` is infinite the states know nothing
+    of the parameters.
+    """
+    if optimizer.carry is not Optimizer.carry and not callable(lr) and not callable(was) and lr != was and lr * was > 0:
+        for p, *states in numbers:
+            optimizer.carry(p, states, {**options, "lr": was}, lr)
 
 
 class SampleTrainer:
@@ -103,15 +117,22 @@ class SampleTrainer:
         shrink = 1.0 if callable(lr) else 1.0 / (1.0 + lr * l2)
         if not shrink > 0:
             raise HyperParameterError(f"lr * l2 = {lr * l2} is too large")
+        carry(self.optimizer, self._numbers(), self.options, self.options["lr"], lr)
         self.options, self.shrink = {**self.options, "lr": lr}, shrink
         self._settled = tables.settled(self.optimizer, self.options, 0)
         self._ahead: tuple[int, Array] | None = None  # the first step of a table of scalars, and the table
 
+    def _numbers(self) -> list[Sequence[Array]]:
+        """Weights and their states, and those of the intercept: views."""
+        count = 1 + len(self.rule.states)
+        return [np.atleast_2d(a).T[:count] for a in (self.records, self.bias) if a is not None]
+
     def restore(self, weights: Array, intercept: Array) -> None:
-        """Set the parameters; the optimizer's state is at its start."""
+        """Set the parameters of a new trainer; the optimizer's state is at its start."""
         self.records[:, 0] = weights
         if self.bias is not None:
             self.bias[0] = intercept[0]
+        carry(self.optimizer, self._numbers(), self.options, math.inf, self.options["lr"])
         self._fresh, self._weights = False, None
 
     def weights(self) -> Array:

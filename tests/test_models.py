@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import json
+import pickle
 import warnings
 
 import numpy as np
@@ -421,6 +422,55 @@ def test_what_is_wrong_is_said_after_calls_that_were_right(kind, rng):
         with pytest.raises(ValueError, match="features"):
             model.predict(X[:, :300])
         assert_bits(model.coef_, before)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("model", "driver", "classes"),
+    [
+        (LinearClassifier(), "samples", 2),
+        (LinearClassifier(l1=1e-6), "batches", 2),
+        (LinearClassifier(), "abreast", 9),
+        (FMClassifier(), "factors", 2),
+    ],
+)
+def test_weights_read_while_another_thread_trains_are_not_kept(model, driver, classes, monkeypatch, rng):
+    X, _ = problem(rng, 300, 50)
+    y = np.arange(300) % classes
+    model.fit(X, y)
+    whole, seen = getattr(kernels.drivers, driver), []
+
+    class Drivers:
+        def __getattr__(self, name):
+            return getattr(drivers, name)
+
+    def read(*args):
+        seen.append(model.coef_.copy())
+        return whole(*args)
+
+    drivers, slow = kernels.drivers, Drivers()
+    setattr(slow, driver, read)
+    monkeypatch.setattr(kernels, "drivers", slow)
+    model.partial_fit(X, y)
+    monkeypatch.undo()
+    assert seen
+    assert (model.coef_ != seen[-1]).any()
+    assert_bits(pickle.loads(pickle.dumps(model)).coef_, model.coef_)
+    want = np.stack([np.asarray(m.trainer.weights_of(np.arange(50))) for m in model._models])
+    if driver != "factors":
+        assert_bits(model.coef_, want)
+
+
+def test_a_model_in_a_memory_map_predicts_and_is_not_trained(rng, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    X, y = problem(rng, 100, 50)
+    for labels in (y, np.arange(100) % 5):
+        model = LinearClassifier().fit(X, labels)
+        joblib.dump(model, tmp_path / "m")
+        mapped = joblib.load(tmp_path / "m", mmap_mode="r")
+        assert_bits(mapped.decision_function(X), model.decision_function(X))
+        with pytest.raises(fastopt.ReadOnlyError, match="memory map"):
+            mapped.partial_fit(X, labels)
 
 
 def test_partial_fit_goes_on(rng):

@@ -24,7 +24,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from .. import checks, config, kernels
 from ..checks import Array
 from ..csr import csr_rows
-from ..errors import HyperParameterError, NonFiniteError, ShapeError, StateError, UnsupportedError
+from ..errors import HyperParameterError, NonFiniteError, ReadOnlyError, ShapeError, StateError, UnsupportedError
 from ..optimizers.base import by_name
 from ..optimizers.ftrl import FTRL
 from ..scores import VALUES
@@ -64,6 +64,16 @@ def is_finite(x: Array) -> bool:
         return kernels.drivers.finite(x)
     with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever an element is not
         return math.isfinite(np.add.reduce(x, None)) or bool(np.isfinite(x).all())
+
+
+def _as(weights: Array, dtype: Any) -> Array:
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(weights, dtype)
+    if not is_finite(found):
+        raise HyperParameterError(
+            f"weights of samples and classes come to {weights.max():.3g}, too much for {found.dtype}"
+        )
+    return found
 
 
 def _entries(X: Any) -> Array:
@@ -344,6 +354,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     ) -> None:
         """Train each model on its targets; `classes`: what a validation split is stratified by."""
         indptr, indices, data, shape = csr_rows(X)
+        w = None if weights is None else _as(weights, data.dtype)
         if fresh:
             self._start(len(targets), shape[1], data.dtype)
         elif self._set is not self._checked and self._trained_as != self._training():
@@ -355,6 +366,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             raise ShapeError(
                 f"X has {shape[1]} features, and training goes on with {len(self._models[0].trainer.records)}"
             )
+        elif not self._models[0].trainer.records.flags.writeable:
+            raise ReadOnlyError("the weights cannot be written: load the model without a memory map to train it on")
         jobs = self._jobs(targets, data.dtype, epochs)
         if fresh or self._set is not self._checked or self._searches():
             self._set = None
@@ -364,16 +377,15 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         n = len(indptr) - 1
         random = check_random_state(self.random_state) if n > 1 and (self.shuffle or self.early_stopping) else None
         seed = random.randint(0, 2**31 - 1, 4) if random is not None and self.shuffle else None
-        visits = np.arange(n, dtype=np.int32) if weights is None else np.flatnonzero(weights).astype(np.int32)
+        visits = np.arange(n, dtype=np.int32) if w is None else np.flatnonzero(w).astype(np.int32)
         stops = self._stops(epochs)
         watch = None
-        if stops or self.verbose:
+        if (stops or self.verbose) and len(visits):
             seen = visits
             if stops and self.early_stopping:
                 visits, seen = self._split(visits, random, classes)
             matrix = sparse.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=shape)
             watch = Watch(matrix[seen], seen, None if weights is None else weights[seen])
-        w = None if weights is None else np.ascontiguousarray(weights, data.dtype)
         wild = self._threads() if self.mode == "hogwild" else 1
         self._prepare(indices, n, wild)  # csr_rows has made them for us
         side = self._threads() if len(jobs) > 1 and self.mode == "sequential" else 1
@@ -591,6 +603,10 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
                 self._set_classes(classes)
             codes = self._codes(y)
             weights = self._class_weights(codes, weights)
+            if weights is not None and not weights.any():
+                raise StateError(
+                    "class_weight and sample_weight leave every sample a weight of 0: there is nothing to learn from"
+                )
             self._passes(self._as_trained(X, not kept), self._targets(codes), weights, self.epochs, not kept, codes)
         return self
 

@@ -141,7 +141,7 @@ class LaneTrainer:
 
     def _numbers(self, models: slice = slice(None)) -> list[Sequence[Array]]:
         """As `SampleTrainer._numbers`."""
-        return [np.moveaxis(a, -2, 0)[..., models] for a in (self.records, self.bias) if a is not None]
+        return [list(np.moveaxis(a, -2, 0)[..., models]) for a in (self.records, self.bias) if a is not None]
 
     def weights(self, k: int, features: Any = slice(None)) -> Array:
         places = features if self.place is None else self.place[features]
@@ -247,11 +247,11 @@ class LaneTrainer:
                 kernels.drivers.abreast(table, self.rule.span, *shared, longest, *rest)
             else:
                 reference.abreast(self.rule.reference, *shared, *rest)
-            self.steps += n
-            done += n
             for k in np.flatnonzero(self.scale < SMALLEST_SCALE):
                 self.records[:, 0, k] *= self.dtype.type(self.scale[k])
                 self.scale[k] = 1.0
+            self.steps += n
+            done += n
 
     def _pieces(self, done: int, total: int) -> int:
         """How many samples the next call of the driver takes: until a scale is small, or the scalars settle."""
@@ -296,8 +296,7 @@ class Lane:
 
     def __init__(self, group: LaneTrainer, k: int, start: int = 0) -> None:
         self.group, self.k, self.start = group, k, start  # it is number start + k of all models
-        self._weights: Array | None = None
-        self._version = -1
+        self._weights: tuple[tuple[int, int], Array] | None = None  # see `SampleTrainer.weights`
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -314,10 +313,11 @@ class Lane:
 
     def parameters(self) -> tuple[Array, ...]:
         """The weights, and the intercept, shape (1,)."""
-        if self._weights is None or self._version != self.group.version:
-            self._weights, self._version = self.group.weights(self.k), self.group.version
-            self._weights.flags.writeable = False
-        return self._weights, self.intercept()
+        when, kept = (self.group.version, self.group.steps), self._weights
+        if kept is None or kept[0] != when:
+            kept = self._weights = when, self.group.weights(self.k)
+            kept[1].flags.writeable = False
+        return kept[1], self.intercept()
 
     def weights_of(self, features: Array) -> Array:
         """As `SampleTrainer.weights_of`."""
@@ -462,6 +462,8 @@ class AutoTrainer:
     ) -> None:
         """One pass over the rows in `order`; with all rates on one thread."""
         order = np.arange(len(y), dtype=np.int32) if order is None else order
+        if len(order) == 0:
+            return
         if self.lanes is not None:
             if self.by_length and self.lanes.steps == 0:
                 self._fit_rates(indptr, data, order)

@@ -296,7 +296,7 @@ def test_weights_too_small_or_too_large_for_the_dtype(mode, rng):
     a.fit(X, y, weights)
     b.fit(X[:200], y[:200], np.ones(200))
     assert_bits(a.coef_, b.coef_)
-    with pytest.raises(fastopt.HyperParameterError, match="too much for float32"):
+    with pytest.raises(fastopt.HyperParameterError, match="too large for float32"):
         a.fit(X, y, weights * 1e60)
     assert_bits(a.coef_, b.coef_)
     with pytest.raises(fastopt.StateError, match="nothing to learn"):

@@ -473,6 +473,23 @@ def test_a_model_in_a_memory_map_predicts_and_is_not_trained(rng, tmp_path):
             mapped.partial_fit(X, labels)
 
 
+@pytest.mark.parametrize("kind", ["csr", "dense"])
+def test_numbers_too_large_for_the_weights_are_refused(kind, rng):
+    X, labels = problem(rng, 40, 60)
+    Z = X.astype(np.float64)
+    Z.data[3] = 1e300
+    Z = Z if kind == "csr" else Z.toarray()
+    y = np.arange(40.0)
+    for model, targets in ((LinearClassifier(), labels), (LinearRegressor(), y)):
+        before = model.fit(X, targets).coef_.copy()
+        with pytest.raises(fastopt.HyperParameterError, match=r"X has numbers up to 1e.300, too large for float32"):
+            model.partial_fit(Z, targets)
+        assert_bits(model.coef_, before)
+    with pytest.raises(fastopt.HyperParameterError, match="y has numbers"):
+        model.partial_fit(X, y * 1e300)
+    assert_bits(model.coef_, before)
+
+
 def test_partial_fit_goes_on(rng):
     X, y = problem(rng, 400)
     a = LinearClassifier(shuffle=False, epochs=2, optimizer="adam", lr=0.01).fit(X, y)

@@ -66,13 +66,12 @@ def is_finite(x: Array) -> bool:
         return math.isfinite(np.add.reduce(x, None)) or bool(np.isfinite(x).all())
 
 
-def _as(weights: Array, dtype: Any) -> Array:
+def _as(numbers: Array, dtype: Any, what: str) -> Array:
+    """Finite numbers as another dtype."""
     with np.errstate(over="ignore"):
-        found = np.ascontiguousarray(weights, dtype)
+        found = np.ascontiguousarray(numbers, dtype)
     if not is_finite(found):
-        raise HyperParameterError(
-            f"weights of samples and classes come to {weights.max():.3g}, too much for {found.dtype}"
-        )
+        raise HyperParameterError(f"{what} has numbers up to {abs(numbers).max():.3g}, too large for {found.dtype}")
     return found
 
 
@@ -354,7 +353,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     ) -> None:
         """Train each model on its targets; `classes`: what a validation split is stratified by."""
         indptr, indices, data, shape = csr_rows(X)
-        w = None if weights is None else _as(weights, data.dtype)
+        w = None if weights is None else _as(weights, data.dtype, "sample_weight, times class_weight,")
         if fresh:
             self._start(len(targets), shape[1], data.dtype)
         elif self._set is not self._checked and self._trained_as != self._training():
@@ -468,7 +467,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     def _as_trained(self, X: Any, fresh: bool) -> Any:
         if fresh or X.dtype == self._models[0].trainer.dtype:
             return X
-        return X.astype(self._models[0].trainer.dtype)
+        dtype = self._models[0].trainer.dtype
+        entries = _as(_entries(X), dtype, "X")
+        return entries if entries.ndim == 2 else type(X)((entries, X.indices, X.indptr), shape=X.shape)
 
     # --------------------------------------------------------------------------------------------------- predictions
 
@@ -691,7 +692,9 @@ class Regressor(RegressorMixin, Estimator):  # type: ignore[misc]
             raise HyperParameterError(f"loss='poisson' needs y that is not negative, and y has {y.min()}")
         weights = self._sample_weights(X, sample_weight)
         fresh = not self._kept(X) if kept else first
-        self._passes(self._as_trained(X, fresh), [y.astype(np.float64)], weights, epochs, fresh)
+        X = self._as_trained(X, fresh)
+        _as(y, X.dtype, "y")  # while nothing has changed
+        self._passes(X, [y.astype(np.float64)], weights, epochs, fresh)
         return self
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Regressor:

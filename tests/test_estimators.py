@@ -286,6 +286,30 @@ def test_samples_of_weight_zero_are_left_out(rng):
         assert a.t_ == 5 * used.sum()
 
 
+@pytest.mark.parametrize("mode", ["sequential", "minibatch", "hogwild"])
+def test_weights_too_small_or_too_large_for_the_dtype(mode, rng):
+    """Those that float32 has as 0 are 0; what it has as infinity is said. A call may have no sample to learn from."""
+    X, y = problem(rng, 300)
+    assert X.dtype == np.float32
+    weights = np.where(np.arange(300) < 200, 1.0, 1e-60)
+    a, b = (LinearClassifier(mode=mode, shuffle=False, verbose=True) for _ in "ab")
+    a.fit(X, y, weights)
+    b.fit(X[:200], y[:200], np.ones(200))
+    assert_bits(a.coef_, b.coef_)
+    with pytest.raises(fastopt.HyperParameterError, match="too large for float32"):
+        a.fit(X, y, weights * 1e60)
+    assert_bits(a.coef_, b.coef_)
+    with pytest.raises(fastopt.StateError, match="nothing to learn"):
+        LinearClassifier(mode=mode, class_weight={"no": 0, "yes": 0}).fit(X, y)
+    for lr in (0.1, "auto") if mode != "minibatch" else (0.1,):
+        model = LinearClassifier(mode=mode, class_weight={"no": 0}, lr=lr, verbose=True)
+        nothing = y == "no"
+        model.partial_fit(X[nothing], y[nothing], ["no", "yes"])
+        assert model.t_ == 0
+        model.partial_fit(X, y)
+        assert model.t_ == (~nothing).sum()
+
+
 def test_class_weights_are_sample_weights(rng):
     X, y = problem(rng, 300)
     y = np.where(rng.random(300) < 0.2, "yes", "no")
@@ -411,6 +435,20 @@ def test_averages_are_means_over_passes(start, rng):
     np.testing.assert_allclose(averaged.intercept_, np.mean([b for _, b in seen[first:]], axis=0), atol=1e-14)
     fitted = LinearClassifier(shuffle=False, average=start, epochs=6).fit(X, y)
     assert_bits(fitted.coef_, averaged.coef_)
+
+
+@pytest.mark.parametrize("later", [False, 9])
+def test_a_mean_ends_with_its_passes(later, rng):
+    X, y = problem(rng, 300)
+    plain, averaged = LinearClassifier(shuffle=False), LinearClassifier(shuffle=False, average=True)
+    for _ in range(3):
+        for model in (plain, averaged):
+            model.partial_fit(X, y, classes=["no", "yes"])
+    averaged.set_params(average=later)
+    for model in (plain, averaged):
+        model.partial_fit(X, y)
+    assert_bits(averaged.coef_, plain.coef_)
+    assert_bits(averaged.decision_function(X), plain.decision_function(X))
 
 
 # ------------------------------------------------------------------------------------------------ predictions elsewhere

@@ -196,6 +196,31 @@ def test_features_of_one_thread_are_as_if_it_were_alone(n_threads, rng):
         np.testing.assert_allclose(many.records[many.place], one.records, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "adam"])
+def test_weights_of_samples_count_in_every_thread(name, rng):
+    X, y = dense_problem(rng, 6000)
+    y = np.where(rng.random(6000) < 0.2, "yes", y)
+    weights = np.where(y == "yes", 0.2, 3.0) * rng.uniform(0.5, 1.5, 6000)
+    one, two, plain = (
+        LinearClassifier(mode=mode, n_jobs=2, optimizer=name, lr=RATES.get(name, 0.1) / 4, random_state=0).fit(X, y, w)
+        for mode, w in (("sequential", weights), ("hogwild", weights), ("hogwild", None))
+    )
+    losses = [log_loss(y, model.predict_proba(X), sample_weight=weights) for model in (one, two, plain)]
+    assert losses[1] < losses[0] + 0.02
+    assert losses[1] < losses[2] - 0.1, "weights have made a difference"
+
+
+def test_samples_of_weight_zero_are_left_out_by_every_thread(rng):
+    X, y = dense_problem(rng, 3000, 6)
+    left_out = rng.random(3000) < 0.5
+    mark = scipy_sparse.csr_matrix(left_out[:, np.newaxis].astype(np.float32))
+    X = scipy_sparse.hstack([X, mark], format="csr")
+    model = LinearClassifier(mode="hogwild", n_jobs=2).fit(X, y, np.where(left_out, 0.0, 2.0))
+    assert model.t_ == 5 * (~left_out).sum()
+    assert model.coef_[0, 6] == 0
+    assert (model.coef_[0, :6] != 0).all()
+
+
 def test_shuffled_orders_are_fair():
     """Every element is as often in every place; the seed decides."""
     counts = np.zeros((5, 5), int)

@@ -256,6 +256,47 @@ def test_partial_fit_searches_until_enough_samples(rng, monkeypatch):
         model.set_params(lr="auto").partial_fit(X[:10], y[:10])
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_search_goes_on_where_features_are_ordered_by_frequency(loaded, rng, tmp_path):
+    """Threads order them; then weights are read, and restored weights moved, as if they did not."""
+    X, y = problem(rng, 1500)
+    wild = LinearClassifier(lr="auto", shuffle=False, mode="hogwild", n_jobs=2)
+    if loaded:
+        save_model(tmp_path / "m.npz", wild.fit(X, y))
+        wild, _ = load_model(tmp_path / "m.npz")
+        calm, _ = load_model(tmp_path / "m.npz")
+        calm.set_params(mode="sequential")
+    else:
+        calm = LinearClassifier(lr="auto", shuffle=False)
+    for part in (slice(0, 5), slice(5, 700), slice(700, 1500)):  # of the first too little is learned for an order
+        for model in (wild, calm):
+            model.partial_fit(X[part], y[part], classes=[0, 1])
+        assert wild._models[0].trainer.lanes is not None
+        assert_bits(wild.coef_, calm.coef_)
+        assert_bits(wild.decision_function(X), calm.decision_function(X))
+        assert_bits(wild.progressive_loss_, calm.progressive_loss_)
+
+
+def test_ftrl_goes_on_from_its_weights(rng, tmp_path):
+    """At other rates, with the weights of a file, and when a search begins again with the full rate."""
+    X, y = problem(rng, 3000, classes=3)
+    for labels in (y, y > 0):
+        for lr in (0.3, "auto"):
+            model = LinearClassifier(optimizer="ftrl", lr=lr, epochs=9, random_state=0).fit(X, labels)
+            save_model(tmp_path / "m.npz", model)
+            loaded, _ = load_model(tmp_path / "m.npz")
+            before = model.coef_.copy()
+            scale = abs(before).max()
+            model.partial_fit(X[:2], labels[:2])  # of a search: no longer at the rate of the ninth pass
+            assert abs(model.coef_ - before).max() < 0.1 * scale
+            loaded.partial_fit(X[:2], labels[:2])
+            assert abs(loaded.coef_ - before).max() < 0.5 * scale
+            if lr != "auto":
+                before = model.coef_.copy()
+                model.set_params(lr=1e-5).partial_fit(X[:2], labels[:2])
+                assert abs(model.coef_ - before).max() < 1e-3 * scale
+
+
 @needs_native
 def test_rates_of_sgd_follow_the_length_of_rows(rng):
     X, y = problem(rng)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import decimal
 import json
+import pickle
 import warnings
 
 import numpy as np
 import pytest
 from conftest import needs_native
 from settings import assert_bits, native_builds
+from sklearn.base import is_regressor
 from sklearn.linear_model import SGDClassifier, SGDRegressor
 from sklearn.metrics import log_loss
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastopt
 from fastopt import csr, kernels, scores
-from fastopt.models import LinearClassifier, LinearRegressor
+from fastopt.models import FMClassifier, FMRegressor, LinearClassifier, LinearRegressor
 from fastopt.models.estimators import CLASSIFIER_LOSSES
 from fastopt.models.files import load_model, save_model
 from fastopt.models.samples import SampleTrainer
@@ -422,6 +424,72 @@ def test_what_is_wrong_is_said_after_calls_that_were_right(kind, rng):
         assert_bits(model.coef_, before)
 
 
+@needs_native
+@pytest.mark.parametrize(
+    ("model", "driver", "classes"),
+    [
+        (LinearClassifier(), "samples", 2),
+        (LinearClassifier(l1=1e-6), "batches", 2),
+        (LinearClassifier(), "abreast", 9),
+        (FMClassifier(), "factors", 2),
+    ],
+)
+def test_weights_read_while_another_thread_trains_are_not_kept(model, driver, classes, monkeypatch, rng):
+    X, _ = problem(rng, 300, 50)
+    y = np.arange(300) % classes
+    model.fit(X, y)
+    whole, seen = getattr(kernels.drivers, driver), []
+
+    class Drivers:
+        def __getattr__(self, name):
+            return getattr(drivers, name)
+
+    def read(*args):
+        seen.append(model.coef_.copy())
+        return whole(*args)
+
+    drivers, slow = kernels.drivers, Drivers()
+    setattr(slow, driver, read)
+    monkeypatch.setattr(kernels, "drivers", slow)
+    model.partial_fit(X, y)
+    monkeypatch.undo()
+    assert seen
+    assert (model.coef_ != seen[-1]).any()
+    assert_bits(pickle.loads(pickle.dumps(model)).coef_, model.coef_)
+    want = np.stack([np.asarray(m.trainer.weights_of(np.arange(50))) for m in model._models])
+    if driver != "factors":
+        assert_bits(model.coef_, want)
+
+
+def test_a_model_in_a_memory_map_predicts_and_is_not_trained(rng, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    X, y = problem(rng, 100, 50)
+    for labels in (y, np.arange(100) % 5):
+        model = LinearClassifier().fit(X, labels)
+        joblib.dump(model, tmp_path / "m")
+        mapped = joblib.load(tmp_path / "m", mmap_mode="r")
+        assert_bits(mapped.decision_function(X), model.decision_function(X))
+        with pytest.raises(fastopt.ReadOnlyError, match="memory map"):
+            mapped.partial_fit(X, labels)
+
+
+@pytest.mark.parametrize("kind", ["csr", "dense"])
+def test_numbers_too_large_for_the_weights_are_refused(kind, rng):
+    X, labels = problem(rng, 40, 60)
+    Z = X.astype(np.float64)
+    Z.data[3] = 1e300
+    Z = Z if kind == "csr" else Z.toarray()
+    y = np.arange(40.0)
+    for model, targets in ((LinearClassifier(), labels), (LinearRegressor(), y)):
+        before = model.fit(X, targets).coef_.copy()
+        with pytest.raises(fastopt.HyperParameterError, match=r"X has numbers up to 1e.300, too large for float32"):
+            model.partial_fit(Z, targets)
+        assert_bits(model.coef_, before)
+    with pytest.raises(fastopt.HyperParameterError, match="y has numbers"):
+        model.partial_fit(X, y * 1e300)
+    assert_bits(model.coef_, before)
+
+
 def test_partial_fit_goes_on(rng):
     X, y = problem(rng, 400)
     a = LinearClassifier(shuffle=False, epochs=2, optimizer="adam", lr=0.01).fit(X, y)
@@ -489,6 +557,35 @@ def test_hostile_csr_is_refused_and_a_fitted_model_unchanged(what, rng):
     assert model.t_ == 500
     with pytest.raises((fastopt.FastoptError, ValueError)):
         model.predict(bad)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("model", [LinearClassifier, LinearRegressor, FMClassifier, FMRegressor])
+def test_a_refused_fit_leaves_a_fitted_model_as_it_was(model, warm, rng):
+    """Also to other numbers of features: those of the failed fit would be beyond the weights of the present ones."""
+    X, labels = problem(rng, 60, 20)
+    wide, _ = problem(rng, 60, 5000)
+    y = np.arange(60.0) if is_regressor(model()) else labels
+    nothing = np.full(60, np.nan) if is_regressor(model()) else np.full(60, "no")
+    m = model(warm_start=warm).fit(X, y)
+    before = m.coef_.copy()
+    for data, targets, weights in ((wide, nothing, None), (wide, y, np.zeros(60)), (wide, y, -np.ones(60))):
+        with pytest.raises(ValueError, match=r"NaN|one class|weight|features"):
+            m.fit(data, targets, weights)
+        assert m.n_features_in_ == 20
+        if not is_regressor(m):
+            assert m.classes_.tolist() == ["no", "yes"]
+        with pytest.raises(ValueError, match="features"):
+            m.partial_fit(wide, y)
+        m.n_features_in_ = 5000
+        with pytest.raises(fastopt.ShapeError, match="5000 features, and training goes on with 20"):
+            m.partial_fit(wide, y)
+        with pytest.raises(ValueError, match=r"features|dimension|shape|index"):
+            m.predict(wide)
+        m.n_features_in_ = 20
+        assert_bits(m.coef_, before)
+    m.partial_fit(X, y)
+    assert (m.coef_ != before).any()
 
 
 @pytest.mark.parametrize("change", [

@@ -372,7 +372,7 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
     while (<Py_ssize_t>1 << m.table_bits) < 2 * m.most:
         m.table_bits += 1
     room = 2 * m.most + 18 * threads            # at least the slots of `threads` owners, or of fewer
-    if room > 1 << 29:
+    if room > 1 << 29 or most > 2147483647:     # what counts them is int32
         raise MemoryError(f"a batch has {most} entries, which is too many; use a smaller batch_size")
     m.longest = longest + 1 + PAD
     m.own = apart(2 * m.longest * itemsize)

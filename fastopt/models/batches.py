@@ -89,16 +89,13 @@ class BatchTrainer(SampleTrainer):
             self.records[:, 0] = self.decay.caught(self.records[:, 0], self.steps - self.last)
         self.last[:] = self.settled = self.steps
 
-    def weights(self) -> Array:
+    def _made_weights(self) -> Array:
         if self.last is None or self.decay is None:
-            return super().weights()
-        if self._weights is None:
-            self._weights = self.decay.caught(self.records[:, 0], self.steps - self.last)
-            self._weights.flags.writeable = False
-        return self._weights
+            return super()._made_weights()
+        return self.decay.caught(self.records[:, 0], self.steps - self.last)
 
     def weights_of(self, features: Array) -> Array:
-        if self.last is None or self.decay is None or self._weights is not None:
+        if self.last is None or self.decay is None or self._kept_weights() is not None:
             return super().weights_of(features)
         return self.decay.caught(self.records[features, 0], self.steps - self.last[features])
 
@@ -115,7 +112,9 @@ class BatchTrainer(SampleTrainer):
         """One pass over the rows in `order`, the same bits for any number of threads."""
         order = np.arange(len(y), dtype=np.int32) if order is None else order
         longest = longest_row(indptr)
-        mean = 1.0 if weights is None or self.size == 1 else float(weights[order].mean(dtype=np.float64))
+        mean = (
+            1.0 if weights is None or self.size == 1 or not len(order) else float(weights[order].mean(dtype=np.float64))
+        )
         done, self._weights = 0, None
         while done < len(order):
             steps = min(self._pieces(0, -(-(len(order) - done) // self.size)), FAR)
@@ -168,11 +167,11 @@ class BatchTrainer(SampleTrainer):
                 )
             else:
                 self.scale = reference.batches(self.rule.reference, *shared, self.decay)
-            self.steps += steps
-            done += len(part)
             if self.scale < SMALLEST_SCALE:
                 self.records[:, 0] *= self.dtype.type(self.scale)
                 self.scale = 1.0
+            self.steps += steps
+            done += len(part)
             if self.steps - self.settled > FAR:
                 self.settle()
         if self.bias is not None and not math.isfinite(self.bias[0]):

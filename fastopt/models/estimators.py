@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
@@ -23,7 +24,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from .. import checks, config, kernels
 from ..checks import Array
 from ..csr import csr_rows
-from ..errors import HyperParameterError, NonFiniteError, ShapeError, StateError, UnsupportedError
+from ..errors import HyperParameterError, NonFiniteError, ReadOnlyError, ShapeError, StateError, UnsupportedError
 from ..optimizers.base import by_name
 from ..optimizers.ftrl import FTRL
 from ..scores import VALUES
@@ -63,6 +64,15 @@ def is_finite(x: Array) -> bool:
         return kernels.drivers.finite(x)
     with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever an element is not
         return math.isfinite(np.add.reduce(x, None)) or bool(np.isfinite(x).all())
+
+
+def _as(numbers: Array, dtype: Any, what: str) -> Array:
+    """Finite numbers as another dtype."""
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(numbers, dtype)
+    if not is_finite(found):
+        raise HyperParameterError(f"{what} has numbers up to {abs(numbers).max():.3g}, too large for {found.dtype}")
+    return found
 
 
 def _entries(X: Any) -> Array:
@@ -115,6 +125,8 @@ class Model:
                 a.copy() if n == 1 else m + (a - m) / a.dtype.type(n)
                 for a, m in zip(now, self._mean or now, strict=True)
             )
+        else:
+            self._mean, self.count = None, 0
 
     def keep_best(self, best: tuple[Array, ...]) -> None:
         """Predict with these parameters, until training goes on."""
@@ -253,6 +265,20 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             raise StateError("sample_weight is zero for every sample: there is nothing to learn from")
         return weights
 
+    @contextlib.contextmanager
+    def _as_before(self) -> Iterator[None]:
+        """What is known of the data stays that of the present models, if an exception comes before new ones are there."""
+        before = self.__dict__.copy()
+        try:
+            yield
+        except BaseException:
+            if "_models" in before and self._models is before["_models"]:
+                for name in ("n_features_in_", "feature_names_in_", "classes_"):
+                    self.__dict__.pop(name, None)
+                    if name in before:
+                        setattr(self, name, before[name])
+            raise
+
     # ----------------------------------------------------------------------------------------------------- training
 
     def _searches(self) -> bool:
@@ -327,6 +353,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     ) -> None:
         """Train each model on its targets; `classes`: what a validation split is stratified by."""
         indptr, indices, data, shape = csr_rows(X)
+        w = None if weights is None else _as(weights, data.dtype, "sample_weight, times class_weight,")
         if fresh:
             self._start(len(targets), shape[1], data.dtype)
         elif self._set is not self._checked and self._trained_as != self._training():
@@ -334,6 +361,12 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
                 f"{', '.join(k for k, v in self._training().items() if self._trained_as[k] != v)} changed since training "
                 "began; call fit to start again"
             )
+        elif shape[1] != len(self._models[0].trainer.records):  # n_features_in_ is for everyone to write to
+            raise ShapeError(
+                f"X has {shape[1]} features, and training goes on with {len(self._models[0].trainer.records)}"
+            )
+        elif not self._models[0].trainer.records.flags.writeable:
+            raise ReadOnlyError("the weights cannot be written: load the model without a memory map to train it on")
         jobs = self._jobs(targets, data.dtype, epochs)
         if fresh or self._set is not self._checked or self._searches():
             self._set = None
@@ -343,16 +376,15 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         n = len(indptr) - 1
         random = check_random_state(self.random_state) if n > 1 and (self.shuffle or self.early_stopping) else None
         seed = random.randint(0, 2**31 - 1, 4) if random is not None and self.shuffle else None
-        visits = np.arange(n, dtype=np.int32) if weights is None else np.flatnonzero(weights).astype(np.int32)
+        visits = np.arange(n, dtype=np.int32) if w is None else np.flatnonzero(w).astype(np.int32)
         stops = self._stops(epochs)
         watch = None
-        if stops or self.verbose:
+        if (stops or self.verbose) and len(visits):
             seen = visits
             if stops and self.early_stopping:
                 visits, seen = self._split(visits, random, classes)
             matrix = sparse.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=shape)
             watch = Watch(matrix[seen], seen, None if weights is None else weights[seen])
-        w = None if weights is None else np.ascontiguousarray(weights, data.dtype)
         wild = self._threads() if self.mode == "hogwild" else 1
         self._prepare(indices, n, wild)  # csr_rows has made them for us
         side = self._threads() if len(jobs) > 1 and self.mode == "sequential" else 1
@@ -435,7 +467,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     def _as_trained(self, X: Any, fresh: bool) -> Any:
         if fresh or X.dtype == self._models[0].trainer.dtype:
             return X
-        return X.astype(self._models[0].trainer.dtype)
+        dtype = self._models[0].trainer.dtype
+        entries = _as(_entries(X), dtype, "X")
+        return entries if entries.ndim == 2 else type(X)((entries, X.indices, X.indptr), shape=X.shape)
 
     # --------------------------------------------------------------------------------------------------- predictions
 
@@ -552,25 +586,32 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         Classifier
             Itself.
         """
-        self._look()
-        X, y = self._valid(X, y, True)
-        whole = y.dtype.kind in "iub"
-        if not whole:
-            check_classification_targets(y)
-        classes = np.unique(y)
-        if whole and 2 * len(classes) > len(y):  # of whole numbers all it may say is that they look like a regression's
-            check_classification_targets(y)
-        weights = self._sample_weights(X, sample_weight)
-        kept = self._kept(X)
-        if kept and not np.isin(classes, self.classes_).all():
-            raise StateError(f"warm_start goes on with the classes {self.classes_.tolist()}, and y has others")
-        if not kept:
-            if weights is not None and len(np.unique(y[weights > 0])) < 2:
-                raise StateError("the samples whose weight is not zero have one class only; a classifier needs two")
-            self._set_classes(classes)
-        codes = self._codes(y)
-        weights = self._class_weights(codes, weights)
-        self._passes(self._as_trained(X, not kept), self._targets(codes), weights, self.epochs, not kept, codes)
+        with self._as_before():
+            self._look()
+            X, y = self._valid(X, y, True)
+            whole = y.dtype.kind in "iub"
+            if not whole:
+                check_classification_targets(y)
+            classes = np.unique(y)
+            if whole and 2 * len(classes) > len(
+                y
+            ):  # of whole numbers all it may say is that they look like a regression's
+                check_classification_targets(y)
+            weights = self._sample_weights(X, sample_weight)
+            kept = self._kept(X)
+            if kept and not np.isin(classes, self.classes_).all():
+                raise StateError(f"warm_start goes on with the classes {self.classes_.tolist()}, and y has others")
+            if not kept:
+                if weights is not None and len(np.unique(y[weights > 0])) < 2:
+                    raise StateError("the samples whose weight is not zero have one class only; a classifier needs two")
+                self._set_classes(classes)
+            codes = self._codes(y)
+            weights = self._class_weights(codes, weights)
+            if weights is not None and not weights.any():
+                raise StateError(
+                    "class_weight and sample_weight leave every sample a weight of 0: there is nothing to learn from"
+                )
+            self._passes(self._as_trained(X, not kept), self._targets(codes), weights, self.epochs, not kept, codes)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Classifier:
@@ -654,7 +695,9 @@ class Regressor(RegressorMixin, Estimator):  # type: ignore[misc]
             raise HyperParameterError(f"loss='poisson' needs y that is not negative, and y has {y.min()}")
         weights = self._sample_weights(X, sample_weight)
         fresh = not self._kept(X) if kept else first
-        self._passes(self._as_trained(X, fresh), [y.astype(np.float64)], weights, epochs, fresh)
+        X = self._as_trained(X, fresh)
+        _as(y, X.dtype, "y")  # while nothing has changed
+        self._passes(X, [y.astype(np.float64)], weights, epochs, fresh)
         return self
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Regressor:
@@ -662,8 +705,9 @@ class Regressor(RegressorMixin, Estimator):  # type: ignore[misc]
 
         `X` and `sample_weight` as in `LinearClassifier.fit`; `y` array-like of numbers, shape (n_samples,).
         """
-        self._look()
-        return self._learn(X, y, sample_weight, self.epochs, True, True)
+        with self._as_before():
+            self._look()
+            return self._learn(X, y, sample_weight, self.epochs, True, True)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Regressor:
         """Train on, with one pass over these samples, at the present `lr`, `l1` and `l2` (`set_params` changes them)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ class FactorTrainer(SampleTrainer):
         self.place: Array | None = None  # the features by their frequency; the records keep their order
         self.hot: list[float] = []
         self.steps, self.scale = 0, 1.0
-        self._weights: Array | None = None
+        self._weights: tuple[int, Array] | None = None
         self._packed: tuple[tuple[Array, ...], Records] | None = None
         self.slots: Array | None = None
         self.set_size(size)
@@ -118,6 +119,9 @@ class FactorTrainer(SampleTrainer):
         h = tables.scalar_table(self.optimizer, self.options, np.arange(1, 3), self.dtype, 0)[0]
         self.rule.reference(p, g, *states, h[0, 2:])
         return bool(p[0] == 0)
+
+    def _numbers(self) -> list[Sequence[Array]]:
+        return []  # vectors begin with values that FTRL's states know nothing of: what is carried over would not fit
 
     def restore(self, weights: Array, intercept: Array, vectors: Array | None = None) -> None:
         """Set the parameters; the optimizer's state is at its start."""
@@ -132,11 +136,8 @@ class FactorTrainer(SampleTrainer):
         """The weights, the intercept, shape (1,), and the vectors, shape (n_features, n_fields, rank)."""
         return *super().parameters(), self.model.part(0)[:, :, : self.rank] * self.dtype.type(self.scale)
 
-    def weights(self) -> Array:
-        if self._weights is None:
-            self._weights = self.model.weight(0) * self.dtype.type(self.scale)
-            self._weights.flags.writeable = False
-        return self._weights
+    def _made_weights(self) -> Array:
+        return self.model.weight(0) * self.dtype.type(self.scale)
 
     def _rank(self, indices: Array, n_rows: int) -> None:
         if len(indices) >= max(WORTH, len(self.records) // 8):
@@ -195,7 +196,7 @@ class FactorTrainer(SampleTrainer):
             order = np.arange(total, dtype=np.int32)
         longest = int(np.diff(indptr).max(initial=0))
         mean = 1.0
-        if self.size not in (None, 1) and weights is not None:
+        if self.size not in (None, 1) and weights is not None and total:
             mean = float(weights[order].mean(dtype=np.float64))
         meet = max(1, int(math.log(DRIFT) / math.log(self.shrink))) if self.shrink < 1 else total
         r, done, self._weights = self.model, 0, None
@@ -261,12 +262,12 @@ class FactorTrainer(SampleTrainer):
                     self.scale = kernels.drivers.factor_batches(
                         *model, *rows, size, mean, longest, h, one_row, self.scale, self.shrink, self.slots, n_threads
                     )
-            self.steps += steps
-            done += n
             if self.scale < SMALLEST_SCALE:
                 for numbers in (r.part(0), r.weight(0)):
                     numbers *= self.dtype.type(self.scale)
                 self.scale = 1.0
+            self.steps += steps
+            done += n
         if self.bias is not None and not np.isfinite(self.bias[0]):
             raise NonFiniteError(
                 "training diverged: the intercept is not finite; use a smaller lr, or scale the features"

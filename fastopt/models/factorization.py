@@ -94,6 +94,8 @@ class Factorization(Estimator):
         return self._score_rows(model, csr_rows(X))  # which have their lengths
 
     def _score_rows(self, model: Model, rows: Rows) -> Array:
+        if rows.shape[1] != len(model.trainer.records):  # the kernel looks at no index
+            raise ShapeError(f"X has {rows.shape[1]} features, and the model {len(model.trainer.records)}")
         found: Array = model.trainer.scores(rows[:3], self._threads(), model.kept())
         return found
 

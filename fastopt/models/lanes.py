@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..errors import HyperParameterError, NonFiniteError, UnsupportedError
 from ..optimizers import tables
 from ..optimizers.base import Optimizer
 from . import reference
-from .samples import SMALLEST_SCALE, WINDOW, SampleTrainer, zeros
+from .samples import SMALLEST_SCALE, WINDOW, SampleTrainer, carry, zeros
 
 #: Lanes come in groups of so many, those of a vector.
 GROUP = 8
@@ -110,6 +111,7 @@ class LaneTrainer:
         self.sums = np.zeros(self.lanes)  # of the losses of samples before they were learned, by weight
         self.looked = 0.0  # the weights of these samples
         self.fresh = True
+        self.place: Array | None = None  # as in `SampleTrainer`
         self.version = 0  # changes with the weights
         self.set_rate(options["lr"], l2)
 
@@ -131,16 +133,40 @@ class LaneTrainer:
         shrink = [1.0 if callable(rate) else 1.0 / (1.0 + rate * l2) for rate in own]
         if not min(shrink) > 0:
             raise HyperParameterError(f"lr * l2 = {max(own) * l2} is too large")
+        if self.rates is None:
+            carry(self.optimizer, self._numbers(), self.options, self.options["lr"], lr)
         self.options = {**self.options, "lr": lr}
         self.shrink = np.ones(self.lanes)
         self.shrink[: self.n_models] = shrink
 
+    def _numbers(self, models: slice = slice(None)) -> list[Sequence[Array]]:
+        """As `SampleTrainer._numbers`."""
+        return [list(np.moveaxis(a, -2, 0)[..., models]) for a in (self.records, self.bias) if a is not None]
+
     def weights(self, k: int, features: Any = slice(None)) -> Array:
-        found: Array = self.records[features, 0, k] * self.dtype.type(self.scale[k])
+        places = features if self.place is None else self.place[features]
+        found: Array = self.records[places, 0, k] * self.dtype.type(self.scale[k])
         return found
+
+    def reorder(self, place: Array) -> None:
+        """Move the record of each feature to its place."""
+        if not self.fresh:
+            records = np.empty_like(self._records)
+            records[place] = self._records
+            self._records = records
+        self.place = place
 
     def intercept(self, k: int) -> Array:
         return np.zeros(1, self.dtype) if self.bias is None else self.bias[:1, k].copy()
+
+    def restore(self, k: int, weights: Array, intercept: Array) -> None:
+        """Set the parameters of a new model; the optimizer's state is at its start."""
+        self.records[:, 0, k] = weights
+        if self.bias is not None:
+            self.bias[0, k] = intercept[0]
+        lr = self.options["lr"] if self.rates is None else self.rates[k]
+        carry(self.optimizer, self._numbers(slice(k, k + 1)), self.options, math.inf, lr)
+        self.fresh, self.version = False, self.version + 1
 
     def is_finite(self, k: int, indices: Array) -> bool:
         """Whether the weights of a model are, of which only those of the features in `indices` have moved."""
@@ -153,13 +179,14 @@ class LaneTrainer:
 
     def alone(self, k: int, into: SampleTrainer | None = None) -> SampleTrainer:
         """Model k by itself, which trains on as if it always had been."""
+        options = self.options if self.rates is None else {**self.options, "lr": self.rates[k]}
         if into is None:
-            options = self.options if self.rates is None else {**self.options, "lr": self.rates[k]}
             made: tuple[Any, ...] = (*self.arguments[:3], options, *self.arguments[4:])
             into = SampleTrainer(*made)
         into.records[:, : self.records.shape[1]] = self.records[:, :, k]
         if into.bias is not None and self.bias is not None:
             into.bias[: len(self.bias)] = self.bias[:, k]
+        into.options = options
         into.steps, into.scale, into.shrink = self.steps, float(self.scale[k]), float(self.shrink[k])
         into._fresh, into._weights = False, None
         return into
@@ -220,11 +247,11 @@ class LaneTrainer:
                 kernels.drivers.abreast(table, self.rule.span, *shared, longest, *rest)
             else:
                 reference.abreast(self.rule.reference, *shared, *rest)
-            self.steps += n
-            done += n
             for k in np.flatnonzero(self.scale < SMALLEST_SCALE):
                 self.records[:, 0, k] *= self.dtype.type(self.scale[k])
                 self.scale[k] = 1.0
+            self.steps += n
+            done += n
 
     def _pieces(self, done: int, total: int) -> int:
         """How many samples the next call of the driver takes: until a scale is small, or the scalars settle."""
@@ -269,8 +296,7 @@ class Lane:
 
     def __init__(self, group: LaneTrainer, k: int, start: int = 0) -> None:
         self.group, self.k, self.start = group, k, start  # it is number start + k of all models
-        self._weights: Array | None = None
-        self._version = -1
+        self._weights: tuple[tuple[int, int], Array] | None = None  # see `SampleTrainer.weights`
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -287,10 +313,11 @@ class Lane:
 
     def parameters(self) -> tuple[Array, ...]:
         """The weights, and the intercept, shape (1,)."""
-        if self._weights is None or self._version != self.group.version:
-            self._weights, self._version = self.group.weights(self.k), self.group.version
-            self._weights.flags.writeable = False
-        return self._weights, self.intercept()
+        when, kept = (self.group.version, self.group.steps), self._weights
+        if kept is None or kept[0] != when:
+            kept = self._weights = when, self.group.weights(self.k)
+            kept[1].flags.writeable = False
+        return kept[1], self.intercept()
 
     def weights_of(self, features: Array) -> Array:
         """As `SampleTrainer.weights_of`."""
@@ -301,11 +328,8 @@ class Lane:
         return self.group.intercept(self.k)
 
     def restore(self, weights: Array, intercept: Array) -> None:
-        """Set the parameters; the optimizer's state is at its start."""
-        self.group.records[:, 0, self.k] = weights
-        if self.group.bias is not None:
-            self.group.bias[0, self.k] = intercept[0]
-        self.group.version += 1
+        """As `SampleTrainer.restore`."""
+        self.group.restore(self.k, weights, intercept)
 
     def is_finite(self, indices: Array) -> bool:
         return self.group.is_finite(self.k, indices)
@@ -420,7 +444,7 @@ class AutoTrainer:
 
     def choose(self) -> None:
         """End the search, if there is one."""
-        if self.lanes is not None and not self.lanes.fresh:
+        if self.lanes is not None and self.lanes.steps:
             self.chosen = self._best()
             self.lanes.alone(self.chosen, self.single)
             self.single.set_rate(self.lr, self.l2)
@@ -438,6 +462,8 @@ class AutoTrainer:
     ) -> None:
         """One pass over the rows in `order`; with all rates on one thread."""
         order = np.arange(len(y), dtype=np.int32) if order is None else order
+        if len(order) == 0:
+            return
         if self.lanes is not None:
             if self.by_length and self.lanes.steps == 0:
                 self._fit_rates(indptr, data, order)
@@ -459,12 +485,7 @@ class AutoTrainer:
             return
         self.passes += 1
         if self.passes > 1:
-            lr, options = self.lr / self.passes**self.fall, self.single.options
-            for arrays in (self.single.records, self.single.bias):
-                if arrays is not None:
-                    p, *states = np.atleast_2d(arrays).T[: 1 + len(self.single.rule.states)]
-                    self.single.optimizer.carry(p, states, options, lr)
-            self.single.set_rate(lr, self.l2)
+            self.single.set_rate(self.lr / self.passes**self.fall, self.l2)
         self.single.train(indptr, indices, data, y, order, n_threads, weights)
 
     def _current(self) -> SampleTrainer | Lane:
@@ -488,12 +509,10 @@ class AutoTrainer:
         return self._current().intercept()
 
     def restore(self, weights: Array, intercept: Array) -> None:
-        """Set the parameters; the optimizer's state is at its start."""
+        """As `SampleTrainer.restore`."""
         assert self.lanes is not None
-        self.lanes.records[:, 0] = weights[:, np.newaxis]
-        if self.lanes.bias is not None:
-            self.lanes.bias[0] = intercept[0]
-        self.lanes.version += 1
+        for k in range(len(self.rates)):
+            self.lanes.restore(k, weights, intercept)
 
     def is_finite(self, indices: Array) -> bool:
         """Whether the weights are; while it searches, those of the best so far."""
@@ -501,12 +520,15 @@ class AutoTrainer:
 
     def renumber(self, indices: Array, n_rows: int, n_threads: int) -> None:
         """As `SampleTrainer.renumber`."""
-        if n_threads > 1 and self.single.place is None:
-            self.choose()  # records that were trained can be moved in one model only
         self.single.renumber(indices, n_rows, n_threads)
+        self._reorder()
 
     def follow(self, other: AutoTrainer) -> None:
         """As `SampleTrainer.follow`."""
-        if self.single.place is None and other.single.place is not None:
-            self.choose()
         self.single.follow(other.single)
+        self._reorder()
+
+    def _reorder(self) -> None:
+        """Give the models of the search the order that the single one has got."""
+        if self.lanes is not None and self.lanes.place is None and self.single.place is not None:
+            self.lanes.reorder(self.single.place)

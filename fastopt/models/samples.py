@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,19 @@ def new_order(visits: Array, draw: np.random.Generator) -> Array:
     return order
 
 
+def carry(
+    optimizer: type[Optimizer], numbers: Sequence[Sequence[Array]], options: dict[str, Any], was: Any, lr: Any
+) -> None:
+    """Change states that hold the rate `was`, so that parameters stand still at the rate `lr`.
+
+    `numbers`: views, of parameters and their states, and others and theirs. Where `was` is infinite the states know nothing
+    of the parameters.
+    """
+    if optimizer.carry is not Optimizer.carry and not callable(lr) and not callable(was) and lr != was and lr * was > 0:
+        for p, *states in numbers:
+            optimizer.carry(p, states, {**options, "lr": was}, lr)
+
+
 class SampleTrainer:
     """Weights and optimizer state of a linear model, and what trains them sample by sample.
 
@@ -93,7 +107,7 @@ class SampleTrainer:
         self.place: Array | None = None  # which record is a feature's; None: its own
         self.hot: list[float] = []  # how often the features of each tier are in a sample, on average
         self._fresh = True  # the records are all the same
-        self._weights: Array | None = None
+        self._weights: tuple[int, Array] | None = None  # and the number of steps after which they were these
         self.set_rate(options["lr"], l2)
 
     def set_rate(self, lr: Any, l2: float) -> None:
@@ -103,31 +117,47 @@ class SampleTrainer:
         shrink = 1.0 if callable(lr) else 1.0 / (1.0 + lr * l2)
         if not shrink > 0:
             raise HyperParameterError(f"lr * l2 = {lr * l2} is too large")
+        carry(self.optimizer, self._numbers(), self.options, self.options["lr"], lr)
         self.options, self.shrink = {**self.options, "lr": lr}, shrink
         self._settled = tables.settled(self.optimizer, self.options, 0)
         self._ahead: tuple[int, Array] | None = None  # the first step of a table of scalars, and the table
 
+    def _numbers(self) -> list[Sequence[Array]]:
+        """Weights and their states, and those of the intercept: views."""
+        count = 1 + len(self.rule.states)
+        return [list(np.atleast_2d(a).T[:count]) for a in (self.records, self.bias) if a is not None]
+
     def restore(self, weights: Array, intercept: Array) -> None:
-        """Set the parameters; the optimizer's state is at its start."""
+        """Set the parameters of a new trainer; the optimizer's state is at its start."""
         self.records[:, 0] = weights
         if self.bias is not None:
             self.bias[0] = intercept[0]
+        carry(self.optimizer, self._numbers(), self.options, math.inf, self.options["lr"])
         self._fresh, self._weights = False, None
 
     def weights(self) -> Array:
         """The weights, as an array that is made once after each training."""
-        if self._weights is None:
-            records = self.records[:, 0] if self.place is None else self.records[self.place, 0]
-            self._weights = records * self.dtype.type(self.scale)
-            self._weights.flags.writeable = False
-        return self._weights
+        steps, kept = self.steps, self._weights
+        if kept is None or kept[0] != steps:  # where another thread trains meanwhile, these are soon not the last
+            kept = self._weights = steps, self._made_weights()
+            kept[1].flags.writeable = False
+        return kept[1]
+
+    def _made_weights(self) -> Array:
+        records: Array = self.records[:, 0] if self.place is None else self.records[self.place, 0]
+        return records * self.dtype.type(self.scale)
+
+    def _kept_weights(self) -> Array | None:
+        kept = self._weights
+        return kept[1] if kept is not None and kept[0] == self.steps else None
 
     def weights_of(self, features: Array) -> Array:
         """The weights of these features, which are in range, without making the others."""
-        if self._weights is not None:
-            return self._weights[features]
+        if (kept := self._kept_weights()) is not None:
+            found: Array = kept[features]
+            return found
         places = features if self.place is None else self.place[features]
-        found: Array = self.records[places, 0] * self.dtype.type(self.scale)
+        found = self.records[places, 0] * self.dtype.type(self.scale)
         return found
 
     def intercept(self) -> Array:
@@ -263,11 +293,11 @@ class SampleTrainer:
                     self.scale,
                     self.shrink,
                 )
-            self.steps += n
-            done += n
             if self.scale < SMALLEST_SCALE:
                 self.records[:, 0] *= self.dtype.type(self.scale)
                 self.scale = 1.0
+            self.steps += n
+            done += n
         if self.bias is not None and not math.isfinite(self.bias[0]):
             raise NonFiniteError(
                 "training diverged: the intercept is not finite; use a smaller lr, or scale the features"

@@ -206,7 +206,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             )
         self._check_rate()
         checks.integer(1)("epochs", self.epochs)
-        checks.integer(1)("batch_size", self.batch_size)
+        checks.integer(1, 2**31 - 1)("batch_size", self.batch_size)
         checks.non_negative("l1", self.l1)
         checks.non_negative("l2", self.l2)
         checks.one_of(*MODES)("mode", self.mode)

@@ -542,7 +542,7 @@ def factors(addresses, str span, int n_states, str loss, double parameter, recor
             law = laws[law_of] if law_of <= n_states else "sum"
             m.laws[i] = SUM if law == "sum" else MEAN if law == "mean" else MAX
         hot_ids = m.laws + m.stride
-        for i in range(len(copy_of)):
+        for i in range(len(copy_of) if hot else 0):
             if m.copy_of[i] < hot:
                 hot_ids[m.copy_of[i]] = <int32_t>i
         m.hot_ids = hot_ids

@@ -8,14 +8,14 @@ import numpy as np
 from scipy import sparse
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from .. import checks
 from ..checks import Array
 from ..csr import Rows, csr_rows
 from ..errors import HyperParameterError, ShapeError, UnsupportedError
 from ..optimizers.base import choose_backend
-from .estimators import CLASSIFIER_LOSSES, DTYPES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor
+from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor
 from .factor_trainer import FactorTrainer, check_memory
 
 #: More features than this are not taken for fields of their own.
@@ -109,8 +109,9 @@ class Factorization(Estimator):
         return found
 
     def _scores(self, X: Any) -> Array:
-        check_is_fitted(self)
-        rows = self._rows(validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False))
+        if not hasattr(self, "_models"):
+            check_is_fitted(self)
+        rows = self._rows(self._finite(X, self._is_plain(X)))
         columns = [self._score_rows(model, rows) for model in self._models]
         return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
 

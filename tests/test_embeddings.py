@@ -82,6 +82,7 @@ def test_what_can_train_rows():
 @pytest.mark.parametrize("name", NAMES)
 def test_pairs_equal_the_reference(name, dtype, use_build, forced, rng):
     """Both losses, one thread pair after pair, and batches by several threads."""
+    forced(3)
     cases = [("log_loss", text(rng, 60), 7), ("squared_error", listed(rng, 30), 50)]
     for loss, source, dim in cases:
         for size in (0, 11):
@@ -321,7 +322,8 @@ def test_words_that_share_contexts_become_neighbours(name, more, rng):
 
 @needs_native
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_seed_decides_and_threads_do_not(name, rng):
+def test_the_seed_decides_and_threads_do_not(name, forced, rng):
+    forced(3)
     sentences = planted(rng, 60)
     make = SETTINGS[name]
     for mode in ("sequential", "minibatch"):

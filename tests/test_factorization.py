@@ -79,8 +79,9 @@ def assert_same(got: FactorTrainer, want: FactorTrainer, what: str) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rank", RANKS)
 @pytest.mark.parametrize("n_fields", [1, 4])
-def test_kernels_equal_the_reference(dtype, rank, n_fields, use_build, rng):
+def test_kernels_equal_the_reference(dtype, rank, n_fields, use_build, forced, rng):
     """One after the other and in batches, the last one short; scores, too."""
+    forced(3)
     data = rows(rng, 25, dtype)
     order = rng.permutation(25).astype(np.int32)
     weights = rng.uniform(0, 3, 25).astype(dtype)
@@ -130,8 +131,9 @@ def test_every_loss_equals_the_reference(loss, rng):
 
 
 @needs_native
-def test_many_batches_of_units_that_fill_several_blocks(rng):
+def test_many_batches_of_units_that_fill_several_blocks(forced, rng):
     """More vectors in a batch than a block holds, and fields that a sample lacks."""
+    forced(2)
     data = rows(rng, 80, np.float32, 50)
     for rank, n_fields in ((32, 1), (3, 20)):
         setting = {"size": 40, "n_fields": n_fields, "lr": 0.01}

@@ -778,7 +778,7 @@ def factor_batches(addresses, str span, int n_states, str loss, double parameter
     cdef Py_ssize_t n = len(order), last = len(place) - 1, entries = 0, most = 0, i, bytes
     if n == 0:
         return scale
-    if fo_is_fork_child or not FO_OPENMP:
+    if fo_is_fork_child or not FO_OPENMP or not FO_CAN_WAIT:
         threads = 1
     set_factors(&m, addresses, span, n_states, loss, parameter, records, bias, width, fields, n_fields, indptr, indices, data,
                 scale)
@@ -798,6 +798,7 @@ def factor_batches(addresses, str span, int n_states, str loss, double parameter
         entries += m.indptr[m.order[i] + 1] - m.indptr[m.order[i]]
         most = entries if entries > most else most
     m.starts = starts
+    threads = busy(threads, most * m.most * width)
     memset(&barrier, 0, sizeof(barrier))
     m.barrier = &barrier
     m.cap = (most * m.most + PAD) // PAD * PAD

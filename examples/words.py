@@ -56,13 +56,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--plot", metavar="FILE", help="draw these words and their neighbours")
     parser.add_argument("--save", metavar="FILE", help="write the vectors as word2vec's text")
     args = parser.parse_args(arguments)
-    if not args.data or not Path(args.data).exists():
+    if not args.data or not Path(args.data).is_file():
         parser.error(f"--data must name a text file, got {args.data!r}; where one can be had, --help says")
     model = run(args.data, args.model, **({"epochs": args.epochs} if args.epochs else {}))
     known = [word for word in args.words.split(",") if word in model.index_]
     for word in known:
         print(f"{word:>12}: {', '.join(near for near, _ in model.most_similar(word, 8))}")
-    if args.plot:
+    if not known:
+        print(f"none of {args.words} is among the words; --words gives others")
+    elif args.plot:
         plot(model, known, args.plot)
     if args.save:
         model.save(args.save)

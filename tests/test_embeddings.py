@@ -82,6 +82,7 @@ def test_what_can_train_rows():
 @pytest.mark.parametrize("name", NAMES)
 def test_pairs_equal_the_reference(name, dtype, use_build, forced, rng):
     """Both losses, one thread pair after pair, and batches by several threads."""
+    forced(3)
     cases = [("log_loss", text(rng, 60), 7), ("squared_error", listed(rng, 30), 50)]
     for loss, source, dim in cases:
         for size in (0, 11):
@@ -274,6 +275,9 @@ def test_a_text_becomes_numbers(tmp_path):
     with gzip.open(tmp_path / "text.txt.gz", "wt", encoding="utf-8") as file:
         file.write(path.read_text(encoding="utf-8"))
     assert embeddings.corpus_of(str(path) + ".gz", 1).words.tolist() == again.words.tolist()
+    path.write_bytes("caf\xe9".encode("latin-1"))
+    with pytest.raises(fastopt.DTypeError, match="is not UTF-8"):
+        embeddings.corpus_of(path, 1)
     assert embeddings.corpus_of(iter(plain), 2).words.tolist() == corpus.words.tolist()
 
 
@@ -318,7 +322,8 @@ def test_words_that_share_contexts_become_neighbours(name, more, rng):
 
 @needs_native
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_seed_decides_and_threads_do_not(name, rng):
+def test_the_seed_decides_and_threads_do_not(name, forced, rng):
+    forced(3)
     sentences = planted(rng, 60)
     make = SETTINGS[name]
     for mode in ("sequential", "minibatch"):
@@ -391,6 +396,7 @@ def test_questions_and_files(tmp_path, rng):
     want = unit @ (unit[b] - unit[a] + unit[c])
     want[[a, b, c]] = -9
     assert [w for w, _ in model.analogy("a0", "a1", "b0", 21)] == [model.vocabulary_[k] for k in np.argsort(-want)[:21]]
+    assert model.analogy("a0", "a1", "a0", 30)[21:] and len(model.analogy("a0", "a0", "a0", 30)) == 23
     path = tmp_path / "vectors.txt"
     model.save(path)
     again = SkipGram.load(path)
@@ -404,10 +410,37 @@ def test_questions_and_files(tmp_path, rng):
         ([lines[0], lines[1], *lines[1:-1]], "different words"),
         ([lines[0], lines[1] + " 1", *lines[2:]], "line 2: expected a word and 16 numbers"),
         ([lines[0], "w " + "z " * 16, *lines[2:]], "line 2"),
+        (["1" + "0" * 40 + " 16", *lines[1:]], "does not begin"),
+        ([*lines[:-1], "w\udcff " + "1 " * 16], "line 25: .* is not UTF-8"),
     ]:
-        path.write_text("\n".join(damaged))
+        path.write_text("\n".join(damaged), encoding="utf-8", errors="surrogateescape")
         with pytest.raises(fastopt.CheckpointError, match=match):
             SkipGram.load(path)
+
+
+def test_what_cannot_be_written_leaves_the_file_alone(tmp_path):
+    path = tmp_path / "vectors.txt"
+    path.write_text("precious")
+    for word in ("\ud800", "a b", ""):
+        model = SkipGram(3, min_count=1, sample=0, epochs=1).fit([["one", word]] * 30)
+        with pytest.raises(fastopt.CheckpointError, match="cannot stand"):
+            model.save(path)
+        assert path.read_text() == "precious" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_fit_that_fails_leaves_the_model_as_it_was(monkeypatch):
+    model = SkipGram(3, min_count=1, sample=0, epochs=2).fit([["one", "two"]] * 30)
+    vectors, losses, train = model.vectors_.copy(), list(model.losses_), PairTrainer.train
+
+    def stops(self: PairTrainer, *arguments: int) -> tuple[float, int]:
+        if self.steps:
+            raise KeyboardInterrupt
+        return train(self, *arguments)
+
+    monkeypatch.setattr(PairTrainer, "train", stops)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit([["three", "four"]] * 30)
+    assert model.losses_ == losses and (model.vectors_ == vectors).all() and "one" in model.index_
 
 
 @pytest.mark.parametrize(
@@ -470,6 +503,11 @@ def test_questions_before_and_beside(rng):
         model.most_similar(np.zeros(4))
     with pytest.raises(fastopt.HyperParameterError, match="use sample=0"):
         SkipGram(3, min_count=1, sample=1e-9).fit([["one", "two"]] * 3)
+    assert model.analogy("one", "two", "one") == []
+    for name, cls in fastopt.Optimizer.known.items():
+        if not cls.for_samples:
+            with pytest.raises(fastopt.UnsupportedError, match=f"{cls.__name__} cannot train rows one by one"):
+                SkipGram(3, min_count=1, optimizer=name).fit([["one", "two"]] * 3)
     with pytest.raises(fastopt.UnsupportedError, match="FTRL"):
         SkipGram(3, min_count=1, optimizer="ftrl").fit([["one", "two"]] * 3)
     assert repr(SkipGram(3, epochs=2)) == "SkipGram(dim=3, epochs=2)"

@@ -103,9 +103,10 @@ def test_examples_run_as_programs(capsys, name, last):
 
 def test_words_find_their_neighbours(capsys, tmp_path):
     words = example("words")
-    with pytest.raises(SystemExit):
-        words.main([])
-    assert "--data must name a text file" in capsys.readouterr().err
+    for nothing in ([], ["--data", str(tmp_path)]):
+        with pytest.raises(SystemExit):
+            words.main(nothing)
+        assert "--data must name a text file" in capsys.readouterr().err
     rng = np.random.default_rng(0)
     lines = [
         " ".join(rng.choice(["war army navy ships", "money gold silver taxes"][k % 2].split(), 9)) for k in range(300)
@@ -121,3 +122,5 @@ def test_words_find_their_neighbours(capsys, tmp_path):
         near = next(line for line in shown.splitlines() if line.lstrip().startswith("war:")).split(": ")[1]
         assert set(near.split(", ")[:3]) == {"army", "navy", "ships"}
         assert picture.stat().st_size > 1000 and vectors.read_text().startswith("8 ")
+    words.main(["--data", str(text), "--epochs", "1", "--words", "nope", "--plot", str(tmp_path / "none.png")])
+    assert "none of nope is among the words" in capsys.readouterr().out

@@ -14,7 +14,15 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastopt
 from fastopt import scores
-from fastopt.models import FFMClassifier, FMClassifier, FMRegressor, LinearClassifier, LinearRegressor, feature_fields
+from fastopt.models import (
+    FFMClassifier,
+    FMClassifier,
+    FMRegressor,
+    LinearClassifier,
+    LinearRegressor,
+    feature_fields,
+    lanes,
+)
 from fastopt.models.estimators import CLASSIFIER_LOSSES
 from fastopt.models.factor_trainer import FactorTrainer
 from fastopt.models.files import load_model, save_model
@@ -71,8 +79,9 @@ def assert_same(got: FactorTrainer, want: FactorTrainer, what: str) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rank", RANKS)
 @pytest.mark.parametrize("n_fields", [1, 4])
-def test_kernels_equal_the_reference(dtype, rank, n_fields, use_build, rng):
+def test_kernels_equal_the_reference(dtype, rank, n_fields, use_build, forced, rng):
     """One after the other and in batches, the last one short; scores, too."""
+    forced(3)
     data = rows(rng, 25, dtype)
     order = rng.permutation(25).astype(np.int32)
     weights = rng.uniform(0, 3, 25).astype(dtype)
@@ -122,8 +131,9 @@ def test_every_loss_equals_the_reference(loss, rng):
 
 
 @needs_native
-def test_many_batches_of_units_that_fill_several_blocks(rng):
+def test_many_batches_of_units_that_fill_several_blocks(forced, rng):
     """More vectors in a batch than a block holds, and fields that a sample lacks."""
+    forced(2)
     data = rows(rng, 80, np.float32, 50)
     for rank, n_fields in ((32, 1), (3, 20)):
         setting = {"size": 40, "n_fields": n_fields, "lr": 0.01}
@@ -346,8 +356,10 @@ def test_partial_fit_and_warm_start_go_on(rng):
         assert model.t_ == 400
     with pytest.raises(fastopt.StateError, match="rank"):
         parts.set_params(rank=6).partial_fit(X, y)
+    with pytest.raises(fastopt.StateError, match="normalize"):
+        parts.set_params(rank=5, normalize=True).partial_fit(X, y)
     with pytest.raises(fastopt.StateError, match="fields"):
-        parts.set_params(rank=5, fields=[0] * 7).partial_fit(X, y)
+        parts.set_params(normalize=False, fields=[0] * 7).partial_fit(X, y)
 
 
 def test_minibatch_may_follow_sequential_and_the_other_way_round(rng):
@@ -404,6 +416,24 @@ def test_normalize_scales_rows_to_length_one(rng):
     np.testing.assert_allclose(a.decision_function(X), b.decision_function(unit), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("by", [1e200, 1e-200])
+def test_normalize_bears_lengths_whose_squares_are_no_numbers(by, rng):
+    X, y = table(rng)
+    X[3] = 0
+    setting = {"random_state": 0, "epochs": 2, "normalize": True}
+    want = FMClassifier(**setting).fit(X, y).decision_function(X)
+    X[5:] *= by
+    np.testing.assert_allclose(FMClassifier(**setting).fit(X, y).decision_function(X), want, rtol=1e-9)
+
+
+def test_models_larger_than_the_memory_are_refused(rng, monkeypatch):
+    monkeypatch.setattr(lanes, "memory", lambda: 10000)
+    X, y = rng.standard_normal((30, 7)).astype(np.float32), np.arange(30) % 3
+    FMClassifier(rank=8).fit(X, y)
+    with pytest.raises(MemoryError, match=r"3 models of 7 features, each 132 numbers of float32.*a smaller rank"):
+        FMClassifier(rank=64, optimizer="adagrad").fit(X, y)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("kind", [FMClassifier, FFMClassifier, FMRegressor])
 def test_models_are_kept_in_files(kind, classes, rng, tmp_path):
@@ -425,6 +455,16 @@ def test_models_are_kept_in_files(kind, classes, rng, tmp_path):
     loaded.partial_fit(X, y)
 
 
+def test_class_weights_are_kept_in_files(rng, tmp_path):
+    X, y = table(rng)
+    for classes in (y, (y == "up").astype(int), y == "up"):
+        weights = dict(zip(np.unique(classes), (1.0, 2.0), strict=True))
+        save_model(tmp_path / "model.npz", FMClassifier(class_weight=weights).fit(X, classes))
+        loaded, _ = load_model(tmp_path / "model.npz")
+        assert loaded.class_weight == weights
+        loaded.partial_fit(X, classes)
+
+
 def test_fields_of_entries_become_those_of_features():
     X = sparse.csr_matrix((np.ones(4), [3, 0, 0, 2], [0, 2, 4]), shape=(2, 5))
     assert feature_fields(X, [1, 0, 0, 4]).tolist() == [0, 0, 4, 1, 0]
@@ -441,6 +481,7 @@ def test_fields_of_entries_become_those_of_features():
         ({"rank": 2.5}, fastopt.HyperParameterError, "rank"),
         ({"init_scale": -1.0}, fastopt.HyperParameterError, "init_scale"),
         ({"normalize": 2}, fastopt.HyperParameterError, "normalize"),
+        ({"batch_size": 2**70, "mode": "minibatch"}, fastopt.HyperParameterError, "batch_size"),
         ({"l1": 0.1}, fastopt.UnsupportedError, "l1=0.1"),
         ({"fields": [0, 1]}, fastopt.ShapeError, "7 features"),
         ({"fields": [0, 1, 2, 3, 4, 5, -1]}, fastopt.HyperParameterError, "fields"),

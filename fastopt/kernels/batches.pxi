@@ -18,6 +18,13 @@ cdef enum:
     SHARED_WORK = 1024          # entries of a batch for each thread, at least
 
 
+cdef inline int busy(int threads, Py_ssize_t work) noexcept:
+    # The threads that a batch of so much work keeps busy; forced ones always.
+    if serial_below and threads > work // SHARED_WORK:
+        return <int>(work // SHARED_WORK) if work >= SHARED_WORK else 1
+    return threads
+
+
 cdef inline int owner(int64_t row, int threads) noexcept nogil:
     # Which thread owns a row of a table: the same for 16 neighbours, which may share cache lines.
     return <int>((((<uint32_t>row >> 4) * <uint32_t>2654435769) >> 16) * <uint32_t>threads >> 16)
@@ -365,8 +372,7 @@ def batches(addresses, str span, int n_states, str loss, double parameter, recor
         most = entries if entries > most else most
     if fo_is_fork_child or not FO_OPENMP or not FO_CAN_WAIT:
         threads = 1
-    if serial_below and threads > most // SHARED_WORK:
-        threads = <int>(most // SHARED_WORK) if most >= SHARED_WORK else 1
+    threads = busy(threads, most)
     m.most = most if most < len(records) else len(records)
     m.table_bits = 5
     while (<Py_ssize_t>1 << m.table_bits) < 2 * m.most:

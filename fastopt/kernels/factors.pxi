@@ -542,7 +542,7 @@ def factors(addresses, str span, int n_states, str loss, double parameter, recor
             law = laws[law_of] if law_of <= n_states else "sum"
             m.laws[i] = SUM if law == "sum" else MEAN if law == "mean" else MAX
         hot_ids = m.laws + m.stride
-        for i in range(len(copy_of)):
+        for i in range(len(copy_of) if hot else 0):
             if m.copy_of[i] < hot:
                 hot_ids[m.copy_of[i]] = <int32_t>i
         m.hot_ids = hot_ids
@@ -778,7 +778,7 @@ def factor_batches(addresses, str span, int n_states, str loss, double parameter
     cdef Py_ssize_t n = len(order), last = len(place) - 1, entries = 0, most = 0, i, bytes
     if n == 0:
         return scale
-    if fo_is_fork_child or not FO_OPENMP:
+    if fo_is_fork_child or not FO_OPENMP or not FO_CAN_WAIT:
         threads = 1
     set_factors(&m, addresses, span, n_states, loss, parameter, records, bias, width, fields, n_fields, indptr, indices, data,
                 scale)
@@ -798,6 +798,7 @@ def factor_batches(addresses, str span, int n_states, str loss, double parameter
         entries += m.indptr[m.order[i] + 1] - m.indptr[m.order[i]]
         most = entries if entries > most else most
     m.starts = starts
+    threads = busy(threads, most * m.most * width)
     memset(&barrier, 0, sizeof(barrier))
     m.barrier = &barrier
     m.cap = (most * m.most + PAD) // PAD * PAD

@@ -15,6 +15,7 @@ ctypedef void (*add_t)(Py_ssize_t n, void *g, const void *x, double by) noexcept
 
 cdef enum:
     PIECE = 128                 # places whose pairs are drawn at a time, outside of batches
+    LIGHT = 16                  # numbers of a row that are as much work as an entry of a sample
 
 cdef struct Text:
     const int32_t *words        # numbers of words; negative: the end of a sentence. NULL: a list of pairs
@@ -498,7 +499,7 @@ def pairs(addresses, str span, int n_states, str loss, u, v, Py_ssize_t width, f
     cdef double *y = NULL
     cdef double total = 0
     cdef int64_t count = 0
-    if fo_is_fork_child or not FO_OPENMP:
+    if fo_is_fork_child or not FO_OPENMP or (size and not FO_CAN_WAIT):
         threads = 1
     if end <= begin:
         return 0.0, 0
@@ -506,6 +507,9 @@ def pairs(addresses, str span, int n_states, str loss, u, v, Py_ssize_t width, f
     read_text(&m.text, source, k)
     if threads > end - begin:
         threads = <int>(end - begin)
+    size = size if size < end - begin else end - begin
+    if size:
+        threads = busy(threads, size * (m.text.window + 1) * k * width // LIGHT)
     at = addresses[span]
     m.span = <span_t><void *>at
     at = addresses["pairs_" + loss]
@@ -522,7 +526,7 @@ def pairs(addresses, str span, int n_states, str loss, u, v, Py_ssize_t width, f
     m.begin, m.end, m.shares, m.barrier = begin, end, threads, &barrier
     memset(&barrier, 0, sizeof(barrier))
     m.prefetch = prefetching and u.nbytes + v.nbytes > 1 << 19
-    m.size = size = size if size < end - begin else end - begin
+    m.size = size
     places = (size + threads - 1) // threads + 1 if size else PIECE
     # wide; gradients; copies; slopes; pointers
     m.own = ((2 + 1 + k + (k + 1) * (1 + n_states)) * width + k + 2 * PAD) * itemsize + width * 8 + 2 * k * sizeof(void *)

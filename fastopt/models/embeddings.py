@@ -14,9 +14,18 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from .. import checks, config, kernels
+from ..checkpoint import replacing
 from ..checks import Array
 from ..elementary import log, power
-from ..errors import CheckpointError, DTypeError, HyperParameterError, ShapeError, StateError, did_you_mean
+from ..errors import (
+    CheckpointError,
+    DTypeError,
+    HyperParameterError,
+    ShapeError,
+    StateError,
+    UnsupportedError,
+    did_you_mean,
+)
 from ..optimizers.base import by_name, choose_backend
 from ..schedules import Polynomial
 from .pair_reference import Pairs, Source, Text
@@ -47,8 +56,11 @@ def sentences_of(path: str | os.PathLike[str]) -> Iterator[list[str]]:
     letters and apostrophes. Everything else stands between words."""
     opener = gzip.open if os.fspath(path).endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            yield _WORD.findall(line.lower())
+        try:
+            for line in file:
+                yield _WORD.findall(line.lower())
+        except UnicodeDecodeError as error:
+            raise DTypeError(f"{os.fspath(path)} is not UTF-8 ({error}); convert it, or pass lists of words") from error
 
 
 def corpus_of(sentences: Any, min_count: int) -> Corpus:
@@ -193,7 +205,11 @@ class _Embedding:
         checks.integer(1, 1 << 16)("dim", self.dim)
         checks.integer(1, 1000)("window", self.window)
         checks.integer(1)("min_count", self.min_count)
-        by_name(self.optimizer)
+        cls, _ = by_name(self.optimizer)
+        if not cls.for_samples:
+            raise UnsupportedError(
+                f"{cls.__name__} cannot train rows one by one; choose another optimizer, such as 'sgd', 'adagrad' or 'adam'"
+            )
         checks.optional(checks.rate)("lr", self.lr)
         checks.integer(1)("epochs", self.epochs)
         checks.integer(1, 1 << 20)("batch_size", self.batch_size)
@@ -229,8 +245,8 @@ class _Embedding:
             options = cls.fill_options({**options, "lr": Polynomial(rate, falls_over, rate * _END)})
         return cls, options
 
-    def _train(self, trainer: PairTrainer, source: Source, size: int, unit: str, epoch: int) -> None:
-        """One pass, its mean loss noted and shown."""
+    def _train(self, trainer: PairTrainer, source: Source, size: int, unit: str, epoch: int) -> float:
+        """One pass; returns its mean loss."""
         piece = -(-_PIECE // max(size, 1)) * max(size, 1)
         n = len(source[0])
         total, count = 0.0, 0
@@ -252,9 +268,9 @@ class _Embedding:
                 bar.close()
         if not count:
             raise HyperParameterError("sample is too small for this text: no pair of words was kept; use sample=0")
-        self.losses_.append(total / count)
         if self.verbose:
-            print(f"epoch {epoch + 1}: loss {self.losses_[-1]:.6g}")
+            print(f"epoch {epoch + 1}: loss {total / count:.6g}")
+        return total / count
 
     def _begin(self, sentences: Any) -> tuple[Corpus, np.random.Generator]:
         self._check_parameters()
@@ -265,7 +281,8 @@ class _Embedding:
             raise ShapeError("sentences have no two words beside each other; join them to longer sentences")
         return corpus, draw
 
-    def _keep(self, corpus: Corpus, trainer: PairTrainer, vectors: Array) -> None:
+    def _keep(self, corpus: Corpus, trainer: PairTrainer, vectors: Array, losses: list[float]) -> None:
+        self.losses_ = losses
         self.vectors_, self.contexts_ = vectors, trainer.rows(1)[:, : self.dim].copy()
         self.counts_ = corpus.counts
         self._name(corpus.vocabulary)
@@ -322,9 +339,12 @@ class _Embedding:
         lengths = np.sqrt(np.einsum("ij,ij->i", self.vectors_, self.vectors_))
         near = self.vectors_ @ self._unit(vector.astype(np.float64)).astype(np.float32)
         near /= np.where(lengths > 0, lengths, 1)
-        near[[self.index_[word] for word in without]] = -np.inf
-        n = min(n, len(near) - len(without))
-        best = np.argpartition(-near, max(n - 1, 0))[:n]
+        left_out = {self.index_[word] for word in without}
+        near[list(left_out)] = -np.inf
+        n = min(n, len(near) - len(left_out))
+        if n == 0:
+            return []
+        best = np.argpartition(-near, n - 1)[:n]
         best = best[np.argsort(-near[best], kind="stable")]
         return [(self.vocabulary_[k], float(near[k])) for k in best.tolist()]
 
@@ -333,25 +353,29 @@ class _Embedding:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the vectors as word2vec's text: a line with their number and length, then a line for each word.
 
-        gensim reads it (``KeyedVectors.load_word2vec_format``). The numbers are the shortest that mean the same float32.
+        gensim reads it (``KeyedVectors.load_word2vec_format``). The numbers are the shortest that mean the same float32. The file
+        appears whole or not at all.
         """
         self._fitted()
         target = checks.output_file("path", path)
         for word in self.vocabulary_:
-            if not word or any(c.isspace() for c in word):
-                raise CheckpointError(f"the word {word!r} cannot stand in word2vec's text: it is empty or has a blank")
-        with open(target, "w", encoding="utf-8", newline="\n") as file:
-            file.write(f"{self.vectors_.shape[0]} {self.vectors_.shape[1]}\n")
+            if not word or any(c.isspace() or "\ud800" <= c <= "\udfff" for c in word):
+                raise CheckpointError(
+                    f"the word {word!r} cannot stand in word2vec's text: it is empty, or has a blank or half a character"
+                )
+        with replacing(target) as file:
+            file.write(f"{self.vectors_.shape[0]} {self.vectors_.shape[1]}\n".encode())
             for word, vector in zip(self.vocabulary_, self.vectors_, strict=True):
-                file.write(f"{word} {' '.join(map(str, vector))}\n")
+                file.write(f"{word} {' '.join(map(str, vector))}\n".encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """A model of the vectors in a file of word2vec's text form. It answers questions; there are no counts and losses."""
-        with open(path, encoding="utf-8", newline="\n") as file:
+        # Bytes of another encoding are let through: the error comes with the number of the line.
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             try:
                 n, dim = map(int, file.readline().split())
-                if n < 0 or dim < 1:
+                if not 0 <= n < 1 << 62 or dim < 1:
                     raise ValueError
             except ValueError:
                 raise CheckpointError(f"{path} does not begin with the number and the length of its vectors") from None
@@ -364,6 +388,8 @@ class _Embedding:
                     row = np.empty(0, np.float32)
                 if len(row) != dim:
                     raise CheckpointError(f"{path}, line {number}: expected a word and {dim} numbers, got {line!r:.80}")
+                if not word.isprintable() and any("\udc80" <= c <= "\udcff" for c in word):
+                    raise CheckpointError(f"{path}, line {number}: {word!r:.80} is not UTF-8")
                 names.append(word)
                 rows.append(row)
         if len(names) != n or len(set(names)) != n:
@@ -494,11 +520,11 @@ class SkipGram(_Embedding):
         keep = kept_share(corpus.counts, self.sample)
         alias = alias_table(power(corpus.counts.astype(np.float64), 0.75))
         seed = int(draw.integers(2**63))
-        self.losses_ = []
+        losses: list[float] = []
         for epoch in range(self.epochs):
             text = Text(corpus.words, keep, *alias, self.window, epoch, seed)
-            self._train(trainer, text, size, "word", epoch)
-        self._keep(corpus, trainer, trainer.rows(0).copy())
+            losses.append(self._train(trainer, text, size, "word", epoch))
+        self._keep(corpus, trainer, trainer.rows(0).copy(), losses)
         return self
 
 
@@ -627,10 +653,11 @@ class GloVe(_Embedding):
         fixed = (width - 1, width - 2)
         trainer = PairTrainer(u, v, cls, options, "squared_error", 1, fixed, choose_backend("auto"))
         y, visits = log(found), np.arange(len(found), dtype=np.int32)
-        self.losses_ = []
+        size = self.batch_size if self.mode == "minibatch" else 0
+        losses: list[float] = []
         for epoch in range(self.epochs):
             order = new_order(visits, draw)
             pairs = Pairs(rows, columns, y, weights, order)
-            self._train(trainer, pairs, self.batch_size if self.mode == "minibatch" else 0, "pair", epoch)
-        self._keep(corpus, trainer, trainer.rows(0)[:, : self.dim] + trainer.rows(1)[:, : self.dim])
+            losses.append(self._train(trainer, pairs, size, "pair", epoch))
+        self._keep(corpus, trainer, trainer.rows(0)[:, : self.dim] + trainer.rows(1)[:, : self.dim], losses)
         return self

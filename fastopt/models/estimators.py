@@ -218,7 +218,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             )
         self._check_rate()
         checks.integer(1)("epochs", self.epochs)
-        checks.integer(1)("batch_size", self.batch_size)
+        checks.integer(1, 2**31 - 1)("batch_size", self.batch_size)
         checks.non_negative("l1", self.l1)
         checks.non_negative("l2", self.l2)
         checks.one_of(*MODES)("mode", self.mode)
@@ -479,13 +479,19 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             check_is_fitted(self)
         plain = self._is_plain(X)
         late = plain and self._scores_show and type(X) in _CSR  # by looking at the scores
-        if not late and not (plain and is_finite(_entries(X))):
-            X = validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
+        if not late:
+            X = self._finite(X, plain)
         columns = [self._score(model, X) for model in self._models]
         found = columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
         if late and not is_finite(found):
             validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
         return found
+
+    def _finite(self, X: Any, plain: bool) -> Any:
+        """`X` as `validate_data` returns it; `plain`: see `_is_plain`."""
+        if plain and is_finite(_entries(X)):
+            return X
+        return validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_models")

@@ -13,7 +13,7 @@ from ..checks import Array
 from ..errors import NonFiniteError
 from ..optimizers import tables
 from ..optimizers.base import Optimizer
-from . import factor_reference
+from . import factor_reference, lanes
 from .factor_reference import Records
 from .samples import DRIFT, SMALLEST_SCALE, WORTH, SampleTrainer, zeros
 
@@ -30,13 +30,29 @@ def width_of(rank: int) -> int:
     return 4 if rank <= 4 else -(-rank // 8) * 8
 
 
+def stride_of(rank: int, n_states: int, n_fields: int) -> int:
+    """The numbers that a record takes."""
+    return -(-(n_fields * width_of(rank) + 1) * (1 + n_states) // ALIGN) * ALIGN
+
+
+def check_memory(n_models: int, n_features: int, dtype: np.dtype[Any], rank: int, n_states: int, n_fields: int) -> None:
+    """Raise if the machine has less memory than so many models need."""
+    numbers = stride_of(rank, n_states, n_fields)
+    size, limit = n_models * n_features * numbers * dtype.itemsize, lanes.memory()
+    if limit is not None and size > limit:
+        raise MemoryError(
+            f"{n_models} models of {n_features} features, each {numbers} numbers of {dtype}, need {size / 1e9:.3g} GB, and there "
+            f"are {limit / 1e9:.3g} GB; hash to fewer features, use a smaller rank, fewer fields, float32, or an optimizer with "
+            "less state, such as 'sgd'"
+        )
+
+
 def empty_records(
     n_features: int, dtype: np.dtype[Any], rank: int, n_states: int, fields: Array | None, n_fields: int, bias: bool
 ) -> Records:
-    width = width_of(rank)
-    stride = -(-(n_fields * width + 1) * (1 + n_states) // ALIGN) * ALIGN
-    array = zeros((n_features, stride), dtype)
-    return Records(array, np.zeros(1 + n_states, dtype) if bias else None, width, n_states, fields, n_fields)
+    array = zeros((n_features, stride_of(rank, n_states, n_fields)), dtype)
+    bias_record = np.zeros(1 + n_states, dtype) if bias else None
+    return Records(array, bias_record, width_of(rank), n_states, fields, n_fields)
 
 
 def row_scores(r: Records, scale: float, native: bool, rows: tuple[Array, ...], n_threads: int) -> Array:

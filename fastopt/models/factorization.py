@@ -8,15 +8,15 @@ import numpy as np
 from scipy import sparse
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from .. import checks
 from ..checks import Array
 from ..csr import Rows, csr_rows
 from ..errors import HyperParameterError, ShapeError, UnsupportedError
 from ..optimizers.base import choose_backend
-from .estimators import CLASSIFIER_LOSSES, DTYPES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor
-from .factor_trainer import FactorTrainer
+from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor
+from .factor_trainer import FactorTrainer, check_memory
 
 #: More features than this are not taken for fields of their own.
 MOST_FIELDS = 256
@@ -26,9 +26,17 @@ def unit_rows(rows: Rows) -> Rows:
     """The rows, scaled to length 1; those of zeros alone as they are."""
     indptr, indices, data, shape = rows
     row = np.repeat(np.arange(shape[0]), np.diff(indptr))
-    squares = np.bincount(row, data.astype(np.float64) ** 2, shape[0])
+    wide = data.astype(np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.bincount(row, wide**2, shape[0])
+    far = ((squares < 1e-280) | (squares > 1e280))[row]
+    if far.any():  # the squares are no longer numbers: bring such rows near 1 first
+        peak = np.zeros(shape[0])
+        np.maximum.at(peak, row[far], np.abs(wide[far]))
+        wide[far] /= np.where(peak > 0, peak, 1.0)[row[far]]
+        squares = np.bincount(row, wide**2, shape[0])
     length = np.sqrt(np.where(squares > 0, squares, 1.0))
-    return Rows(indptr, indices, (data / length[row]).astype(data.dtype), shape)
+    return Rows(indptr, indices, (wide / length[row]).astype(data.dtype), shape)
 
 
 class Factorization(Estimator):
@@ -55,6 +63,9 @@ class Factorization(Estimator):
         return None, 1
 
     def _start(self, n_models: int, n_features: int, dtype: Any) -> None:
+        optimizer, options = self._arguments(n_features, dtype)[2:4]
+        n_states, n_fields = len(optimizer.rule_of(options).states), self._layout(n_features)[1]
+        check_memory(n_models, n_features, np.dtype(dtype), self.rank, n_states, n_fields)
         seed = check_random_state(self.random_state).randint(0, 2**31 - 1, 4)
         self._draw = np.random.default_rng([*seed, 1])  # not that of the order of the samples
         super()._start(n_models, n_features, dtype)
@@ -77,7 +88,7 @@ class Factorization(Estimator):
         trainer.set_size(self._size())
 
     def _training(self) -> dict[str, Any]:
-        return {**super()._training(), "rank": self.rank}
+        return {**super()._training(), "rank": self.rank, "normalize": self.normalize}
 
     def _passes(self, X: Any, *arguments: Any) -> None:
         if self.normalize:
@@ -100,8 +111,9 @@ class Factorization(Estimator):
         return found
 
     def _scores(self, X: Any) -> Array:
-        check_is_fitted(self)
-        rows = self._rows(validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False))
+        if not hasattr(self, "_models"):
+            check_is_fitted(self)
+        rows = self._rows(self._finite(X, self._is_plain(X)))
         columns = [self._score_rows(model, rows) for model in self._models]
         return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
 

@@ -41,6 +41,8 @@ def save_model(
     """
     parameters = model.get_params()
     fields = parameters.pop("fields", None)
+    if isinstance(parameters.get("class_weight"), Mapping):  # as pairs: JSON's keys are texts
+        parameters["class_weight"] = list(parameters["class_weight"].items())
     about = {
         "format": FORMAT,
         "class": type(model).__name__,
@@ -79,7 +81,9 @@ def load_saved(path: str | os.PathLike[str]) -> Saved:
     about, arrays = read_arrays(path, FORMAT)
     try:
         cls: Any = CLASSES[about["class"]]
-        own = {"fields": arrays["fields"]} if "fields" in arrays else {}
+        own: dict[str, Any] = {"fields": arrays["fields"]} if "fields" in arrays else {}
+        if isinstance(about["parameters"].get("class_weight"), list):
+            own["class_weight"] = dict(about["parameters"].pop("class_weight"))
         model = cls(**about["parameters"], **own)
         model._check_parameters()
         hasher = None if about["hasher"] is None else ColumnHasher(**about["hasher"])

@@ -136,6 +136,8 @@ def test_train_on_texts_and_caches(tmp_path, rng, capsys):
         (["--label", "delay", "--above", "10", "--seed", "-1"], "--seed"),
         (["--label", "delay", "--loss", "squared_error", "--optimizer", "sgd", "--lr", "1e30"], "lr"),
         (["--label", "delay", "--above", "10", "--bits", "40"], "bits"),
+        (["--label", "color", "--above", "10"], "color is a number"),
+        (["--label", "color", "--above", "10", "--stream"], "color is a number"),
         (["--label", "delay", "--above", "10", "--seed", "99999999999"], "--seed"),
     ],
 )
@@ -213,6 +215,14 @@ def test_help_states_each_default_once(capsys):
         text = " ".join(capsys.readouterr().out.split())
         for word in ("default: None", "default: False", "default: [", ") (default"):
             assert word not in text, (command, word)
+
+
+def test_mistakes_in_options_are_one_line_too(table, capsys):
+    for arguments, word in ((["--lr", "x"], "--lr"), (["--model", "x"], "--model"), (["--nonsense"], "--nonsense")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", str(table), *arguments])
+        error = capsys.readouterr().err
+        assert error.startswith("fastopt: ") and word in error and error.count("\n") == 1
 
 
 def test_memory_that_is_not_to_be_had(table, monkeypatch, capsys):

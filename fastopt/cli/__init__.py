@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from .. import config
 from ..errors import FastoptError
@@ -41,6 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"fastopt: {message}; see {self.prog} --help\n")
+
+
 def _flush() -> None:
     """Write what is printed while an error can still be reported; Python's own way at its end has another status."""
     try:
@@ -56,7 +64,7 @@ def _forget_output() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("fastopt", description="Optimizer kernels for training on CPUs.")
+    parser = _Parser("fastopt", description="Optimizer kernels for training on CPUs.")
     parser.add_argument("--version", action="version", version=f"fastopt {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     for command in (train, predict, weights, demo, compare):

@@ -79,17 +79,23 @@ class Samples:
 
                 self.fields = feature_fields(X, more[0])
         if not X.shape[0]:
-            raise ShapeError(f"{self.name} has no rows")
+            raise self.nothing()
         self.n_features = X.shape[1]
         self.check_values(X)
         return merged(X), y, weights
 
+    def nothing(self) -> ShapeError:
+        """What is wrong with samples of which there are none."""
+        if (label := self.reader.label) is None:
+            return ShapeError(f"{self.name} has no rows")
+        return ShapeError(f"{self.name} has no rows whose {label} is {'given' if self.reader.texts else 'a number'}")
+
     def check_values(self, X: Any, done: int = 0) -> None:
         """An error that names the row of a value that is not finite, or not in float32; `done` rows came before."""
-        with np.errstate(all="ignore"):
-            total = X.data.sum()
-        if not np.isfinite(total) and not (finite := np.isfinite(X.data)).all():  # the sum alone may overflow
-            at = int(finite.argmin())
+        from ..models.estimators import is_finite
+
+        if not is_finite(X.data):
+            at = int(np.isfinite(X.data).argmin())
             row = done + int(np.searchsorted(X.indptr, at, "right"))
             raise NonFiniteError(f"row {row:,} of {self.name} has the value {X.data[at]} in {X.data.dtype}")
 

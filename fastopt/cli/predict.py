@@ -114,7 +114,7 @@ def evaluate(args: argparse.Namespace) -> int:
             bar.update(X.shape[0])
     seconds = time.perf_counter() - start
     if not rows:
-        raise ShapeError(f"{samples.name} has no rows")
+        raise samples.nothing()
     whole = np.concatenate
     w = None if importance[0] is None else whole(importance)
     if w is not None and not w.any():

@@ -345,7 +345,7 @@ def _stream(args: argparse.Namespace, samples: data.Samples, names: list[str]) -
     if not result.rows:
         if interrupted:
             return 130
-        raise ShapeError(f"{samples.name} has no rows")
+        raise samples.nothing()
     if interrupted:
         print(
             f"fastopt: interrupted after {result.rows:,} rows; "

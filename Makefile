@@ -49,6 +49,9 @@ bench: $(VENV)/oracles $(VENV)/flights  ## time against torch, numba and scikit-
 	$(BIN)/python bench/transforms.py
 	$(BIN)/python bench/normalization.py
 	$(BIN)/python bench/linear.py
+	$(BIN)/python bench/lanes.py
+	$(BIN)/python bench/race.py
+	$(BIN)/python bench/factors.py
 	$(BIN)/python bench/text.py
 	$(BIN)/python bench/flights.py
 	$(BIN)/python bench/parquet.py

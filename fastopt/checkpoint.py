@@ -48,7 +48,8 @@ def write_arrays(path: str | os.PathLike[str], about: Mapping[str, Any], arrays:
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A file to write that appears at `path` whole or not at all: beside its place, flushed to disk and renamed."""
-    folder = os.path.dirname(os.path.abspath(path))
+    path = os.path.realpath(path)  # a link goes on pointing to what is written
+    folder = os.path.dirname(path)
     handle, temporary = tempfile.mkstemp(".tmp", ".fastopt-", folder)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -243,8 +243,13 @@ def output_file(name: str, path: Any, *endings: str) -> str:
         wanted = f"end in {either}" if endings else "be the name of a file"
         raise HyperParameterError(f"{name} must {wanted}, got {path!r:.80}")
     text = os.fspath(path)
-    if os.path.isdir(text) or not os.path.isdir(os.path.dirname(os.path.abspath(text))):
+    folder = os.path.dirname(os.path.realpath(text))
+    if os.path.isdir(text) or not os.path.isdir(folder):
         raise HyperParameterError(f"{name} {text} cannot be written: it is a folder, or its folder does not exist")
+    if os.path.exists(text) and not os.path.isfile(text):  # a file would take the place of the device
+        raise HyperParameterError(f"{name} {text} is a device or a pipe; name a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise HyperParameterError(f"{name} {text} cannot be written: its folder is not yours to write to")
     return str(text)
 
 

@@ -6,6 +6,7 @@ import fcntl
 import importlib.util
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -135,12 +136,102 @@ def test_train_on_texts_and_caches(tmp_path, rng, capsys):
         (["--label", "delay", "--above", "10", "--seed", "-1"], "--seed"),
         (["--label", "delay", "--loss", "squared_error", "--optimizer", "sgd", "--lr", "1e30"], "lr"),
         (["--label", "delay", "--above", "10", "--bits", "40"], "bits"),
+        (["--label", "color", "--above", "10"], "color is a number"),
+        (["--label", "color", "--above", "10", "--stream"], "color is a number"),
+        (["--label", "delay", "--above", "10", "--seed", "99999999999"], "--seed"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(table, arguments, word, capsys):
     assert main(["train", str(table), *arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("fastopt: ") and word in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--optimizer", "sgd,adamm"], "adam"),
+        (["--optimizer", ","], "--optimizer"),
+        (["--lr", "0.1", "-1"], "lr"),
+        (["--lr", "auto", "--mode", "minibatch"], "lr='auto'"),
+        (["--lr", "auto", "--model", "fm"], "--lr auto"),
+        (["--l1", "1", "--mode", "hogwild"], "l1"),
+        (["--jobs", "0"], "n_jobs"),
+        (["--rank", "0", "--model", "fm"], "rank"),
+        (["--classes", "1"], "two or more"),
+        (["--classes", "1,x"], "numbers"),
+        (["--classes", "1,2", "--loss", "squared_error"], "regression"),
+        (["--out", "{folder}/m.npz"], "--out"),
+        (["--plot", "{folder}/p.png"], "--plot"),
+        (["--out", "/dev/null"], "device"),
+    ],
+)
+def test_mistakes_are_found_before_the_file_is_read(arguments, word, tmp_path, monkeypatch, capsys):
+    access, closed = os.access, str(tmp_path / "closed")
+    os.mkdir(closed)
+    # Root may write anywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed and access(path, mode))
+    (tmp_path / "t.svm").write_text("reading this is an error\n")
+    for more in ([], ["--stream", "--features", "3"]):
+        given = [a.format(folder=closed) for a in arguments]
+        assert main(["train", str(tmp_path / "t.svm"), *given, *more]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("fastopt: ") and "line 1" not in error
+        assert word in error or (more and "one --optimizer" in error), error
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e39"])
+def test_values_that_are_not_finite_are_named_by_their_row(value, tmp_path, capsys):
+    good, bad, model = (str(tmp_path / name) for name in ("good.svm", "bad.svm", "m.npz"))
+    rows = ["1 1:3e38 2:3e38", "-1 2:1", "1 1:3e38 2:3e38", "-1 2:1"] * 5  # whose sum is not finite
+    (tmp_path / "good.svm").write_text("\n".join(rows))
+    (tmp_path / "bad.svm").write_text("\n".join([*rows[:12], f"1 1:{value}", *rows]))
+    assert main(["train", good, "--lr", "1e-20", "--optimizer", "sgd", "--stream", "--out", model]) == 0
+    for command in (["train", bad], ["train", bad, "--stream", "--chunk", "5"], ["predict", model, bad]):
+        capsys.readouterr()
+        assert main(command) == 2
+        error = capsys.readouterr().err.strip().splitlines()
+        assert len(error) == 1 and "row 13 of" in error[0], error
+
+
+def test_links_and_saved_models_outlast_a_picture_that_fails(tmp_path, monkeypatch, capsys):
+    (tmp_path / "t.svm").write_text("1 1:1\n-1 2:1\n" * 20)
+    (tmp_path / "link.npz").symlink_to("target.npz")
+
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("fastopt.cli.train.draw", full)
+    places = {"--out": "link.npz", "--plot": "p.png"}
+    more = [word for option, name in places.items() for word in (option, str(tmp_path / name))]
+    assert main(["train", str(tmp_path / "t.svm"), *more]) == 2
+    assert (tmp_path / "link.npz").is_symlink() and load_model(tmp_path / "target.npz")[0].n_features_in_ == 2
+
+
+def test_help_states_each_default_once(capsys):
+    for command in ("train", "predict", "eval", "weights", "demo", "compare"):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        for word in ("default: None", "default: False", "default: [", ") (default"):
+            assert word not in text, (command, word)
+
+
+def test_mistakes_in_options_are_one_line_too(table, capsys):
+    for arguments, word in ((["--lr", "x"], "--lr"), (["--model", "x"], "--model"), (["--nonsense"], "--nonsense")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", str(table), *arguments])
+        error = capsys.readouterr().err
+        assert error.startswith("fastopt: ") and word in error and error.count("\n") == 1
+
+
+def test_memory_that_is_not_to_be_had(table, monkeypatch, capsys):
+    def hungry(*args: Any, **options: Any) -> None:
+        raise MemoryError("no 8 TB for the weights")
+
+    monkeypatch.setattr(LinearClassifier, "partial_fit", hungry)
+    assert main(["train", str(table), "--label", "delay", "--above", "10"]) == 2
+    assert capsys.readouterr().err == "fastopt: out of memory: no 8 TB for the weights\n"
 
 
 def test_missing_file(capsys):
@@ -383,12 +474,38 @@ def test_pipes(table, tmp_path):
         process.stdin.write(content)
         process.stdin.close()
         assert process.wait(60) == 141 and process.stderr.read() == b""
+    with piped("weights", out, str(table), "--json", env={**os.environ, "PYTHONUNBUFFERED": ""}) as process:
+        process.stdout.close()  # little output, which is written at the end
+        assert process.wait(60) == 141 and process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written(tmp_path):
+    (tmp_path / "t.svm").write_text("1 1:1\n-1 2:1\n" * 20)
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    for command in (["config"], ["train", str(tmp_path / "t.svm")]):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "fastopt", *command], stdout=full, stderr=PIPE, env=buffered, timeout=60
+            )
+        assert done.returncode == 2 and done.stderr.startswith(b"fastopt: ") and done.stderr.count(b"\n") == 1
+    for closed in ("<&-", ">&-", "2>&-"):
+        shell = f'"$0" -m fastopt train - --format svmlight --features 2 {closed}'
+        done = subprocess.run(
+            ["sh", "-c", shell, sys.executable], input=b"1 1:1\n-1 2:1\n" * 20, stderr=PIPE, timeout=60
+        )
+        assert done.returncode == (2 if closed == "<&-" else 0) and b"Traceback" not in done.stderr
+
+
+def heed() -> None:
+    """Let Ctrl-C interrupt, which a shell lets its background jobs ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_ctrl_c_saves_what_a_stream_has_taught(tmp_path):
     for name in ("m.npz", None):
         more = ["--out", str(tmp_path / name)] if name else []
-        with piped("train", "-", "--format", "vw", "--stream", "--chunk", "100", *more) as process:
+        with piped("train", "-", "--format", "vw", "--stream", "--chunk", "100", *more, preexec_fn=heed) as process:
             process.stdin.write(b"1 |a b\n-1 |a c\n" * 1000)
             process.stdin.flush()
             waiting, until = b"1234", time.monotonic() + 30
@@ -439,6 +556,7 @@ def test_ctrl_c_saves_what_a_stream_has_taught(tmp_path):
         (["eval", "{model}", "{other}"], "labels 2.0"),
         (["eval", "{model}", "{empty}"], "no rows"),
         (["weights", "{model}", "-"], "standard input"),
+        (["weights", "{hashed}", "{narrow}"], "size"),
         (["weights", "{model}", "{small}", "--show", "0"], "--show"),
     ],
 )
@@ -455,6 +573,9 @@ def test_mistakes_of_streams_and_predictions(arguments, word, table, tmp_path, c
     places["model"], places["bare"] = tmp_path / "m.npz", tmp_path / "bare.npz"
     assert main(["train", str(places["small"]), "--stream", "--out", str(places["model"])]) == 0
     save_model(places["bare"], load_model(places["model"])[0])
+    places["hashed"], places["narrow"] = tmp_path / "h.npz", tmp_path / "narrow.csv"
+    places["narrow"].write_text("color,delay\nred,1\n")
+    assert main(["train", str(table), *TABLE, "--out", str(places["hashed"])]) == 0
     capsys.readouterr()
     assert main([a.format(**places) for a in arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -464,7 +585,11 @@ def test_mistakes_of_streams_and_predictions(arguments, word, table, tmp_path, c
 def test_other_models_and_rates(table, tmp_path, capsys):
     out = str(tmp_path / "m.npz")
     crossed = ["train", str(table), "--label", "delay", "--above", "10", "--columns", "color,size", "--bits", "10"]
-    linear = told(capsys, *crossed, "--lr", "auto")["models"][0]["auc"]
+    auto = told(capsys, *crossed, "--lr", "auto")["models"][0]
+    linear = auto["auc"]
+    assert 2**-6 <= auto["lr"] <= 2
+    assert main([*crossed, "--lr", "auto"]) == 0
+    assert f"adagrad chose the rate {auto['lr']:.3g}\n" in capsys.readouterr().out
     for more in ([], ["--stream", "--chunk", "500", "--epochs", "3"]):
         fm = told(capsys, *crossed, "--model", "fm", "--rank", "4", "--lr", "0.3", "--out", out, *more)["models"][0]
         assert load_model(out)[0].factors_.shape == (1024, 4)

@@ -634,6 +634,18 @@ def test_saved_models_predict_the_same(regression, rng, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.npz"]
 
 
+def test_saved_labels_are_what_they_were(rng, tmp_path):
+    X, y = problem(rng, 200)
+    yes = y == y[0]
+    texts = np.where(yes, "no", "perhaps").astype(object)  # as pandas has them
+    for labels, weights in ((yes.astype(int), {0: 2.0, 1: 0.5}), (yes * 2.0, {2.0: 3.0}), (texts, {"no": 3.0})):
+        model = LinearClassifier(class_weight=weights).fit(X, labels)
+        save_model(tmp_path / "m.npz", model)
+        again, _ = load_model(tmp_path / "m.npz")
+        assert again.class_weight == weights and again.predict(X).tolist() == model.predict(X).tolist()
+        again.partial_fit(X, labels).fit(X, labels)
+
+
 def test_damaged_or_foreign_files_are_refused(rng, tmp_path):
     X, y = problem(rng, 100)
     model = LinearClassifier().fit(X, y)

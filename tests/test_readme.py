@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import pkgutil
 import re
 import sys
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 import scipy.optimize
 
 import fastopt
+import fastopt.models
 from fastopt.models import LinearClassifier
 
 README = Path(__file__).parent.parent / "README.md"
@@ -33,6 +37,27 @@ def test_what_the_readme_names_exists():
         assert re.search(rf"^{target}:", makefile, re.M) or target in ("it",), target
     for path in re.findall(r"\]\((?!http)([^)#]+)\)|`((?:tests|bench|fastopt)/[\w./]+)`", text):
         assert (README.parent / (path[0] or path[1])).exists(), path
+
+
+def test_the_readme_names_what_the_models_offer_and_links_to_its_own_headings():
+    text = README.read_text()
+    for name in fastopt.models.__all__:
+        assert re.search(rf"\b{name}\b", text), f"README.md does not name {name} of fastopt.models."
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    places = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= places
+
+
+def test_examples_of_docstrings_run():
+    failed, run = {}, 0
+    for module in pkgutil.walk_packages(fastopt.__path__, "fastopt."):
+        if module.name.startswith("fastopt.kernels") or module.name.endswith("__main__"):
+            continue
+        results = doctest.testmod(importlib.import_module(module.name))
+        run += results.attempted
+        if results.failed:
+            failed[module.name] = results.failed
+    assert run > 40 and not failed
 
 
 def test_example_of_the_optimizers_runs():

@@ -110,6 +110,19 @@ def test_before_the_first_piece_all_scores_are_zero(model, labels, want):
     assert not hasattr(model, "classes_") or model.classes_.tolist() == labels.tolist()
 
 
+def test_dense_pieces_and_lists(rng):
+    X = rng.standard_normal((60, 4))
+    X[rng.random(X.shape) < 0.5] = 0
+    y, w = (X[:, 0] > 0).astype(int), rng.random(60)
+    found, models = [], []
+    for make in (sparse.csr_matrix, np.asarray):
+        models.append(LinearClassifier(random_state=0))
+        pieces = [(make(X[k : k + 20]), y[k : k + 20].tolist(), w[k : k + 20].tolist()) for k in (0, 20, 40)]
+        found.append(fit_stream(models[-1], pieces))
+    assert found[0].nonzeros == found[1].nonzeros == np.count_nonzero(X) and found[0].loss == found[1].loss
+    assert (models[0].coef_ == models[1].coef_).all()
+
+
 def test_pieces_without_rows_or_weight_are_passed_by(rng):
     X, z = made(rng)
     y = z > 0
@@ -152,8 +165,12 @@ def test_ctrl_c_ends_a_stream_after_the_piece_under_way(rng):
             signal.raise_signal(signal.SIGINT)
 
     model = LinearClassifier(random_state=0)
-    with pytest.raises(KeyboardInterrupt):
-        fit_stream(model, cut(X, z > 0), callback=callback)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit_stream(model, cut(X, z > 0), callback=callback)
+    finally:
+        signal.signal(signal.SIGINT, before)
     whole = LinearClassifier(random_state=0)
     fit_stream(whole, cut(X[:200], z[:200] > 0))
     assert seen[-1].rows == model.t_ == 200 and (model.coef_ == whole.coef_).all()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import checks
-from ..errors import FastoptError, HyperParameterError, ParseError, ShapeError, UnsupportedError
+from ..errors import FastoptError, HyperParameterError, NonFiniteError, ParseError, ShapeError, UnsupportedError
 
 FORMS = ("svmlight", "vw", "libffm", "csv", "parquet", "cache")
 TABLES = ("csv", "parquet")
@@ -34,6 +34,7 @@ class Samples:
 
     def __init__(self, path: str, reader: Reader, n_features: int | None, hasher: Any = None) -> None:
         self.path, self.reader, self.n_features, self.hasher = path, reader, n_features, hasher
+        self.name = "standard input" if path == "-" else path
         _from_a_path(path, reader.form)
         self.wants_fields = False
         self.fields: Any = None  # of the features of a libffm file, where they are wanted
@@ -42,9 +43,12 @@ class Samples:
         """Features, labels and weights (or None) of so many rows at a time; without `labels` of a table's features alone."""
         from ..models.streams import chunks
 
+        done = 0
         for X, y, *more in chunks(self.path, rows=rows, reader=self.reader.form, **self.options(labels)):
             if X.shape[1] != self.n_features:
                 raise ShapeError(f"{self.path} has {X.shape[1]:,} features, expected {self.n_features:,}")
+            self.check_values(X, done)
+            done += X.shape[0]
             yield X, y, more[0] if self.reader.form == "vw" else None
 
     def whole(self) -> tuple[Any, Any, Any]:
@@ -75,9 +79,25 @@ class Samples:
 
                 self.fields = feature_fields(X, more[0])
         if not X.shape[0]:
-            raise ShapeError(f"{self.path} has no rows")
+            raise self.nothing()
         self.n_features = X.shape[1]
+        self.check_values(X)
         return merged(X), y, weights
+
+    def nothing(self) -> ShapeError:
+        """What is wrong with samples of which there are none."""
+        if (label := self.reader.label) is None:
+            return ShapeError(f"{self.name} has no rows")
+        return ShapeError(f"{self.name} has no rows whose {label} is {'given' if self.reader.texts else 'a number'}")
+
+    def check_values(self, X: Any, done: int = 0) -> None:
+        """An error that names the row of a value that is not finite, or not in float32; `done` rows came before."""
+        from ..models.estimators import is_finite
+
+        if not is_finite(X.data):
+            at = int(np.isfinite(X.data).argmin())
+            row = done + int(np.searchsorted(X.indptr, at, "right"))
+            raise NonFiniteError(f"row {row:,} of {self.name} has the value {X.data[at]} in {X.data.dtype}")
 
     def options(self, labels: bool = True) -> dict[str, Any]:
         """Those of the reader."""

@@ -115,7 +115,7 @@ def _scikit_learn(data: Split) -> list[Result]:
     for name, model in (("scikit-learn, tuned", tuned), ("scikit-learn, defaults", plain)):
         start = time.perf_counter()
         model.fit(data.X, data.y)
-        result = Result(name, model, time.perf_counter() - start, 3 * data.X.nnz)
+        result = Result(name, model, time.perf_counter() - start, nonzeros=3 * data.X.nnz)
         loss, result.scores = evaluate(model, data)
         result.losses.append(loss)
         results.append(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,16 @@ from .runs import Result
 STILL = (".png", ".pdf", ".svg")
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that states a default where there is one and the text has not."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        if action.default in (None, False, []) or "default:" in text:
+            return text
+        return super()._get_help_string(action)
+
+
 def progress(total: int | None, unit: str = "pass", **options: Any) -> Any:
     """A bar on standard error, where that is a terminal."""
     return need("tqdm", "cli").tqdm(total=total, unit=unit, leave=False, disable=None, **options)
@@ -24,7 +35,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[i
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(header))]
     return "\n".join(
-        "  ".join(c.ljust(w) if k in left else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            c.ljust(w) if k in left else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     )
 

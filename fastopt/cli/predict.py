@@ -13,7 +13,7 @@ import numpy as np
 from .. import checks
 from ..errors import ShapeError, UnsupportedError
 from . import data
-from .output import as_json, progress, table
+from .output import Help, as_json, progress, table
 from .runs import TITLES, measures
 
 
@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         ("predict", "the predictions of a saved model, one a line", predict),
         ("eval", "loss and scores of a saved model", evaluate),
     ):
-        parser = commands.add_parser(name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        parser = commands.add_parser(name, help=about, formatter_class=Help)
         parser.set_defaults(run=function)
         parser.add_argument("model", help="a file of `fastopt train --out`")
         parser.add_argument("path", help="samples, read as in training; - is standard input")
@@ -114,11 +114,11 @@ def evaluate(args: argparse.Namespace) -> int:
             bar.update(X.shape[0])
     seconds = time.perf_counter() - start
     if not rows:
-        raise ShapeError(f"{args.path} has no rows")
+        raise samples.nothing()
     whole = np.concatenate
     w = None if importance[0] is None else whole(importance)
     if w is not None and not w.any():
-        raise ShapeError(f"{args.path} has no rows whose importance is not zero")
+        raise ShapeError(f"{samples.name} has no rows whose importance is not zero")
     measured = measures(model, whole(scores), whole(targets), None if right[0] is None else whole(right), w)
     figures = {
         "model": args.model,

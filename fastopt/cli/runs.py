@@ -60,6 +60,11 @@ class Result:
     def speed(self, count: int) -> float:
         return count / self.seconds if self.seconds and count else float("nan")
 
+    def rate(self) -> Any:
+        """The rate that ``--lr auto`` chose, of several models a list; None where it was given."""
+        chosen = getattr(self.model, "lr_", None)
+        return None if chosen is None else np.asarray(chosen).tolist()
+
     def row(self) -> list[str]:
         rate = self.speed(self.nonzeros) / 1e6
         return [
@@ -76,6 +81,7 @@ class Result:
             "optimizer": self.name,
             "loss": self.losses[-1],
             **self.scores,
+            **({} if (rate := self.rate()) is None else {"lr": rate}),
             "losses": self.losses,
             **({"rows_at": self.at} if self.at else {}),
             "rows": self.rows,

@@ -14,7 +14,7 @@ from ..errors import HyperParameterError, NonFiniteError, ShapeError, StateError
 from ..optimizers.base import ALIASES, Optimizer
 from ..scores import VALUES
 from . import data, weights
-from .output import STILL, as_json, draw, progress, table
+from .output import STILL, Help, as_json, draw, progress, table
 from .runs import MODELS, TITLES, Result, Split, estimator, fit
 
 
@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train a model on a file of samples",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
     parser.set_defaults(run=run)
     parser.add_argument(
@@ -66,22 +66,27 @@ def add(commands: Any) -> None:
     )
     group.add_argument("--rank", type=int, default=8, help="of factorization machines")
     group.add_argument("--loss", default="log_loss", choices=list(VALUES))
-    group.add_argument("--optimizer", default="adagrad", metavar="NAME[,NAME...]", help="one or several, or 'all'")
+    group.add_argument(
+        "--optimizer",
+        default="adagrad",
+        metavar="NAME[,NAME...]",
+        help="one or several, or 'all'; a wrong name lists them",
+    )
     group.add_argument(
         "--lr",
-        type=_rate,
+        type=rate,
         nargs="+",
         default=[0.1],
         metavar="RATE",
-        help="learning rate; several: one for each pass, the last for the rest; auto: the best of eight",
+        help="learning rate; several: one for each pass, the last for the rest; auto: the best of eight (default: 0.1)",
     )
     group.add_argument("--epochs", type=int, help="passes (default: 3; 1 with --stream)")
-    group.add_argument("--l1", type=float, default=0.0)
-    group.add_argument("--l2", type=float, default=0.0)
+    group.add_argument("--l1", type=float, default=0.0, help="penalty l1 |w|_1")
+    group.add_argument("--l2", type=float, default=0.0, help="penalty l2/2 |w|^2")
     group.add_argument("--mode", default="sequential", choices=["sequential", "minibatch", "hogwild"])
     group.add_argument("--batch-size", type=int, default=256, help="samples of a step of --mode minibatch")
-    group.add_argument("--jobs", type=int, default=1, help="threads of --mode minibatch and hogwild")
-    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--jobs", type=int, default=1, help="threads of --mode minibatch and hogwild; -1: all")
+    group.add_argument("--seed", type=int, default=0, help="of the rows held out and the order of the others")
     group = parser.add_argument_group("how")
     group.add_argument(
         "--hold-out",
@@ -109,7 +114,8 @@ def add(commands: Any) -> None:
     group.add_argument("--json", action="store_true", help="print one JSON object in the place of the tables")
 
 
-def _rate(text: str) -> Any:
+def rate(text: str) -> Any:
+    """A number or "auto"; argparse names the function in its error."""
     return text if text == "auto" else float(text)
 
 
@@ -117,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     from ..models.estimators import CLASSIFIER_LOSSES
 
     args.epochs = checks.integer(1)("--epochs", (1 if args.stream else 3) if args.epochs is None else args.epochs)
-    checks.integer(0)("--seed", args.seed)
+    checks.integer(0, 2**31 - 1)("--seed", args.seed)
     checks.integer(1)("--chunk", args.chunk)
     if args.hold_out is not None:
         checks.number(0.0, 1.0, closed_low=False, closed_high=False)("--hold-out", args.hold_out)
@@ -125,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
         checks.output_file("--out", args.out)
     if args.plot:
         checks.output_file("--plot", args.plot, *STILL)
+        checks.need("matplotlib", "plot")
     if args.show is not None:
         checks.integer(1)("--show", args.show)
         if args.path == "-":
@@ -132,10 +139,17 @@ def run(args: argparse.Namespace) -> int:
     names = (
         sorted({*(k for k, cls in Optimizer.known.items() if cls.for_samples), *ALIASES})
         if args.optimizer == "all"
-        else args.optimizer.split(",")
+        else list(dict.fromkeys(name for name in map(str.strip, args.optimizer.split(",")) if name))
     )
+    if not names:
+        raise HyperParameterError("--optimizer names no optimizer")
     if args.lr != ["auto"] and "auto" in args.lr:
         raise HyperParameterError("--lr is auto, or numbers")
+    if args.lr == ["auto"] and args.model != "linear":
+        raise UnsupportedError("--lr auto is for --model linear; give a number")
+    for name in names:  # before the file is read
+        for lr in args.lr:
+            _model(args, name, lr)._check_parameters()
     if args.model == "ffm" and (args.stream or data.form_of(args) != "libffm"):
         raise UnsupportedError(
             "--model ffm trains on a libffm file, all at once: streams and other formats have no fields"
@@ -147,12 +161,16 @@ def run(args: argparse.Namespace) -> int:
             raise HyperParameterError("--stream holds no rows out: each row is predicted before it is learned")
         if args.epochs > 1 and args.path == "-":
             raise HyperParameterError("standard input can be read once: --epochs must be 1")
-    samples = data.to_train(args, args.loss in CLASSIFIER_LOSSES)
+    classify = args.loss in CLASSIFIER_LOSSES
+    if args.classes is not None and not classify:
+        raise HyperParameterError(f"--classes are those of a classifier, and --loss {args.loss} is a regression")
+    samples = data.to_train(args, classify)
+    _classes(args, samples.reader.texts)
     samples.wants_fields = args.model == "ffm"
     return (_stream if args.stream else _whole)(args, samples, names)
 
 
-def _model(args: argparse.Namespace, optimizer: str, fields: Any = None) -> Any:
+def _model(args: argparse.Namespace, optimizer: str, rate: Any, fields: Any = None) -> Any:
     from ..models.estimators import CLASSIFIER_LOSSES
 
     return estimator(
@@ -160,7 +178,7 @@ def _model(args: argparse.Namespace, optimizer: str, fields: Any = None) -> Any:
         args.loss in CLASSIFIER_LOSSES,
         loss=args.loss,
         optimizer=optimizer,
-        lr=args.lr[0],
+        lr=rate,
         l1=args.l1,
         l2=args.l2,
         mode=args.mode,
@@ -191,7 +209,7 @@ def _labels(args: argparse.Namespace, samples: data.Samples, y: Any) -> Any:
     """The classes of all labels, or an error that says which are wrong."""
     if y.dtype.kind == "f" and not (known := np.isfinite(y)).all():
         raise ShapeError(
-            f"{args.path} has {int((~known).sum())} rows without a label; the first is row {int(known.argmin()) + 1}"
+            f"{samples.name} has {int((~known).sum())} rows without a label; the first is row {int(known.argmin()) + 1}"
         )
     from ..models.estimators import CLASSIFIER_LOSSES
 
@@ -201,10 +219,10 @@ def _labels(args: argparse.Namespace, samples: data.Samples, y: Any) -> Any:
     if given is not None:
         others = found[~np.isin(found, given)]
         if len(others):
-            raise StateError(f"{args.path} has the label {others[0]}, which is not among --classes {args.classes}")
+            raise StateError(f"{samples.name} has the label {others[0]}, which is not among --classes {args.classes}")
         return given
     if len(found) != 2 and (args.classes != "all" or len(found) < 2):
-        what = f"--label {args.label}" if args.label else args.path
+        what = f"--label {args.label}" if args.label else samples.name
         way = "; try --above, or --classes all" if len(found) > 2 else ""
         raise ShapeError(f"{what} has {len(found)} distinct values, a classifier of two classes needs 2{way}")
     return found
@@ -225,7 +243,7 @@ def _whole(args: argparse.Namespace, samples: data.Samples, names: list[str]) ->
     split = Split(X[~held], y[~held], X[held], y[held], *((None, None) if w is None else (w[~held], w[held])))
     if not args.json:
         print(
-            f"{args.path}: {X.shape[0]:,} rows, {X.nnz:,} non-zeros, {X.shape[1]:,} features, read in {read:.2f} s; "
+            f"{samples.name}: {X.shape[0]:,} rows, {X.nnz:,} non-zeros, {X.shape[1]:,} features, read in {read:.2f} s; "
             f"{int(held.sum()):,} rows held out"
         )
         if classes is not None and len(classes) > 2:
@@ -236,7 +254,7 @@ def _whole(args: argparse.Namespace, samples: data.Samples, names: list[str]) ->
         for name in names:
             bar.set_description(name)
             try:
-                model = _model(args, name, samples.fields)
+                model = _model(args, name, args.lr[0], samples.fields)
                 results.append(fit(name, model, args.lr, args.epochs, split, args.seed, bar.update, classes))
             except NonFiniteError as error:
                 bar.write(f"{name}: {error}", file=sys.stderr)
@@ -268,11 +286,16 @@ def _finish(
     """Draw, save, show the weights, print the figures."""
     from ..models.files import save_model
 
-    if args.plot:
-        draw(results, args.plot, f"{args.loss} on {args.path}")
     if args.out:
         save_model(args.out, best.model, samples.hasher, vars(samples.reader))
+    if args.plot:
+        draw(results, args.plot, f"{args.loss} on {samples.name}")
     found = weights.heaviest(best.model, samples, args.show) if args.show else []
+    if not args.json:
+        for r in results:
+            if (lr := r.rate()) is not None:
+                chosen = ", ".join(f"{rate:.3g}" for rate in np.atleast_1d(lr))
+                print(f"{r.name} chose the rate {chosen}")
     if args.json:
         print(as_json({**figures, **({"weights": found} if args.show else {}), "out": args.out, "plot": args.plot}))
         return
@@ -293,7 +316,7 @@ def _stream(args: argparse.Namespace, samples: data.Samples, names: list[str]) -
     if args.classes == "all":
         raise HyperParameterError("--classes all: a stream does not know its labels beforehand; name them")
     classes = np.array([False, True]) if args.above is not None else _classes(args, samples.reader.texts)
-    model = _model(args, names[0])
+    model = _model(args, names[0], args.lr[0])
     result = Result(names[0], model)
     passes: list[Progress] = []
     interrupted = False
@@ -322,7 +345,7 @@ def _stream(args: argparse.Namespace, samples: data.Samples, names: list[str]) -
     if not result.rows:
         if interrupted:
             return 130
-        raise ShapeError(f"{args.path} has no rows")
+        raise samples.nothing()
     if interrupted:
         print(
             f"fastopt: interrupted after {result.rows:,} rows; "

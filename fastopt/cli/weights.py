@@ -10,7 +10,7 @@ import numpy as np
 from .. import checks
 from ..errors import UnsupportedError
 from . import data
-from .output import as_json, table
+from .output import Help, as_json, table
 
 MOST = 5  # names of a slot that are listed
 
@@ -20,13 +20,13 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "weights",
         help="the heaviest weights of a saved model by feature name",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("model", help="a file of `fastopt train --out`, of a linear model")
+    parser.add_argument("model", help="a file of `fastopt train --out`; of factorization machines, the linear part")
     parser.add_argument("path", help="samples, read as in training, in which the names are looked up")
     parser.add_argument("--format", choices=data.FORMS, help="in the place of what the ending says")
-    parser.add_argument("--show", type=int, default=20, metavar="N")
+    parser.add_argument("--show", type=int, default=20, metavar="N", help="how many")
     parser.add_argument("--json", action="store_true", help="print one JSON object in the place of the table")
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .factorization import FMRegressor as FMRegressor
     from .factorization import feature_fields as feature_fields
     from .features import ColumnHasher as ColumnHasher
+    from .files import load_model as load_model
+    from .files import save_model as save_model
     from .linear import LinearClassifier as LinearClassifier
     from .linear import LinearRegressor as LinearRegressor
     from .progressive import fit_stream as fit_stream
@@ -41,10 +43,12 @@ _HOMES = {
     "chunks": "streams",
     "feature_fields": "factorization",
     "fit_stream": "progressive",
+    "load_model": "files",
     "read_cache": "cache",
     "read_libffm": "text",
     "read_svmlight": "text",
     "read_vw": "text",
+    "save_model": "files",
     "write_cache": "cache",
 }
 
@@ -60,10 +64,12 @@ __all__ = [
     "chunks",
     "feature_fields",
     "fit_stream",
+    "load_model",
     "read_cache",
     "read_libffm",
     "read_svmlight",
     "read_vw",
+    "save_model",
     "write_cache",
 ]
 

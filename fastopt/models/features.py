@@ -270,7 +270,9 @@ def _encode_arrow(name: str, column: Any) -> tuple[list[Any], Codes]:
     pa = need("pyarrow", "cli")
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not pa.types.is_integer(kind) and str(kind) not in ("string", "large_string", "string_view", "null"):
-        raise DTypeError(f"{name} has type {kind}, expected strings or integers; pass .cast(pyarrow.string())")
+        raise DTypeError(
+            f"{name} has type {kind}, expected strings or integers; leave it out, or pass .cast(pyarrow.string())"
+        )
     column = column.dictionary_encode()
     if isinstance(column, pa.ChunkedArray):
         column = column.cast(pa.dictionary(pa.int32(), kind)).combine_chunks()

@@ -33,16 +33,42 @@ def save_model(
     hasher: ColumnHasher | None = None,
     reader: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a fitted estimator of `fastopt.models`, and the hasher of its features, to `path` (.npz).
+    """Write a fitted estimator, and the hasher of its features, to a file without pickle.
 
     Weights, vectors, intercept, classes and parameters are kept; the optimizer's state is not, so a loaded model predicts.
-    `reader`, what else is to be known of the samples to read more of them, is kept as it is; JSON must have a form for it.
-    The file appears whole or not at all: it is written beside its place, flushed to disk and renamed.
+
+    Parameters
+    ----------
+    path : path
+        A .npz file. It appears whole or not at all: it is written beside its place, flushed to disk and renamed.
+    model : estimator of `fastopt.models`
+        Linear, or a factorization machine.
+    hasher : ColumnHasher, optional
+        What made its features of a table.
+    reader : mapping, optional
+        What else is to be known of the samples to read more of them, kept as it is; JSON must have a form for it.
+
+    Raises
+    ------
+    CheckpointError
+        If a parameter or class has no form in JSON or NumPy: schedules, random states, objects. Nothing is written then.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from fastopt.models import LinearClassifier, load_model
+    >>> model = LinearClassifier(random_state=0).fit(np.eye(4), [0, 1, 0, 1])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(os.path.join(folder, "m.npz"), model)
+    ...     again, hasher = load_model(os.path.join(folder, "m.npz"))
+    >>> again.predict(np.eye(4)).tolist()
+    [0, 1, 0, 1]
     """
     parameters = model.get_params()
     fields = parameters.pop("fields", None)
-    if isinstance(parameters.get("class_weight"), Mapping):  # as pairs: JSON's keys are texts
-        parameters["class_weight"] = list(parameters["class_weight"].items())
+    if isinstance(weights := parameters.get("class_weight"), Mapping):
+        parameters["class_weight"] = list(weights.items())  # keys of JSON would be texts
     about = {
         "format": FORMAT,
         "class": type(model).__name__,
@@ -58,20 +84,36 @@ def save_model(
     if fields is not None:
         arrays["fields"] = np.asarray(fields)
     if isinstance(model, Classifier):
-        if model.classes_.dtype.hasobject:
-            raise CheckpointError("classes of Python objects cannot be saved without pickle; use strings or numbers")
-        arrays["classes"] = model.classes_
+        classes = model.classes_
+        if classes.dtype.hasobject:
+            if not all(isinstance(label, str) for label in classes):
+                raise CheckpointError(
+                    "classes of Python objects cannot be saved without pickle; use strings or numbers"
+                )
+            classes = classes.astype(np.str_)
+        arrays["classes"] = classes
     write_arrays(path, about, arrays)
 
 
 def load_model(path: str | os.PathLike[str]) -> tuple[Any, ColumnHasher | None]:
     """The model and the hasher that `save_model` wrote to `path`; nothing in the file is executed.
 
+    Parameters
+    ----------
+    path : path
+        Also one of ``fastopt train --out``.
+
     Returns
     -------
     model : an estimator of `fastopt.models`
         Fitted: it predicts. `partial_fit` goes on from the weights, with the optimizer's state at its start.
     hasher : ColumnHasher or None
+
+    Raises
+    ------
+    FileNotFoundError
+    CheckpointError
+        If the file is damaged, or none of ours.
     """
     return load_saved(path)[:2]
 
@@ -81,10 +123,11 @@ def load_saved(path: str | os.PathLike[str]) -> Saved:
     about, arrays = read_arrays(path, FORMAT)
     try:
         cls: Any = CLASSES[about["class"]]
-        own: dict[str, Any] = {"fields": arrays["fields"]} if "fields" in arrays else {}
-        if isinstance(about["parameters"].get("class_weight"), list):
-            own["class_weight"] = dict(about["parameters"].pop("class_weight"))
-        model = cls(**about["parameters"], **own)
+        own = {"fields": arrays["fields"]} if "fields" in arrays else {}
+        parameters = about["parameters"]
+        if isinstance(weights := parameters.get("class_weight"), list):
+            parameters["class_weight"] = dict(weights)
+        model = cls(**parameters, **own)
         model._check_parameters()
         hasher = None if about["hasher"] is None else ColumnHasher(**about["hasher"])
         reader = dict(about.get("reader", {}))
@@ -95,17 +138,17 @@ def load_saved(path: str | os.PathLike[str]) -> Saved:
             model._set_classes(arrays["classes"])
             if len(coef) != (1 if len(model.classes_) == 2 else len(model.classes_)):
                 raise CheckpointError(f"{path} is damaged: {len(coef)} rows of weights, {len(model.classes_)} classes")
-        parameters: list[tuple[Any, ...]] = list(zip(coef, intercept[:, np.newaxis], strict=True))
+        arrays_of: list[tuple[Any, ...]] = list(zip(coef, intercept[:, np.newaxis], strict=True))
         if isinstance(model, Factorization):
             _, n_fields = model._layout(coef.shape[1])
             factors = arrays["factors"]
             if factors.dtype != coef.dtype:
                 raise CheckpointError(f"{path} is damaged: weights of {coef.dtype}, vectors of {factors.dtype}")
             vectors = factors.reshape(*coef.shape, n_fields, model.rank)
-            parameters = [(*p, v) for p, v in zip(parameters, vectors, strict=True)]
+            arrays_of = [(*p, v) for p, v in zip(arrays_of, vectors, strict=True)]
     except CheckpointError:
         raise
     except Exception as error:
         raise CheckpointError(f"{path} is not a model that fastopt saved: {error}") from error
-    model._restore(parameters, coef.shape[1], coef.dtype)
+    model._restore(arrays_of, coef.shape[1], coef.dtype)
     return Saved(model, hasher, reader)

@@ -29,8 +29,7 @@ def names_of_columns(path: str | os.PathLike[str], reader: str, hasher: ColumnHa
     source = READERS[reader](path, hasher, None)
     fields = [*((name,) for name in hasher.columns), *hasher.crosses]
     try:
-        for batch in source.open():
-            table = pa.Table.from_batches([batch])
+        for table in source.read():
             places = hasher.transform(table).indices.reshape(len(table), len(fields))
             hits = wanted[places]
             for k, field in enumerate(fields):

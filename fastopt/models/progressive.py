@@ -99,8 +99,9 @@ def fit_stream(
     model : estimator of `fastopt.models`
         With ``partial_fit``. It goes on from where it is, at its present rate.
     pieces : iterable
-        Of tuples (X, y) or (X, y, sample_weight), such as `chunks` gives. Fields of `read_libffm` and queries of
-        `read_svmlight` in the third place are not looked at. Pieces without rows, or with weights of 0 alone, are passed by.
+        Of tuples (X, y) or (X, y, sample_weight), such as `chunks` gives. Weights are floating-point numbers: integers in the
+        third place are taken for the fields of `read_libffm` or the queries of `read_svmlight`, and not looked at. Pieces
+        without rows, or with weights of 0 alone, are passed by.
     classes : array-like, optional
         All labels that a classifier will see. Not needed where it has learned before, or where the labels are
         truth values, or those of the first piece -1 and 1, or 0 and 1, as numbers or texts.
@@ -155,7 +156,7 @@ def fit_stream(
             total += last * weight
             found = Progress(
                 found.rows + len(y),
-                found.nonzeros + X.nnz,
+                found.nonzeros + int(X.nnz if hasattr(X, "nnz") else np.count_nonzero(X)),
                 total / (found.weight + weight),
                 last,
                 time.perf_counter() - start,
@@ -170,8 +171,8 @@ def fit_stream(
 
 def _parts(piece: Any) -> tuple[Any, Array, Array | None]:
     X, y, *more = piece
-    weights = more[0] if more and more[0] is not None else None
-    if weights is not None and np.asarray(weights).dtype.kind != "f":  # fields or queries
+    weights = np.asarray(more[0]) if more and more[0] is not None else None
+    if weights is not None and weights.dtype.kind != "f":  # fields or queries
         weights = None
     return X, np.asarray(y), weights
 

@@ -189,11 +189,23 @@ class _Table:
         self.owned = is_ours(path_or_file)
         self.name, self.file = open_bytes(path_or_file)
         self.held: list[Any] = []  # tables that are read and not given out
-        self.batches: Iterator[Any] | None = None
+        self.tables = self.read()
 
     def open(self) -> Iterator[Any]:
         """Batches of the columns."""
         raise NotImplementedError
+
+    def read(self) -> Iterator[Any]:
+        """The batches as tables."""
+        pa = need("pyarrow", "cli")
+        try:
+            for batch in self.open():
+                yield pa.Table.from_batches([batch])
+        except (KeyError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
+            if isinstance(error, ShapeError):
+                raise
+            what = error.args[0] if isinstance(error, KeyError) else error
+            raise ParseError(f"{self.name} cannot be read: {what}") from error
 
     def ready_for_pieces(self) -> None:
         """All pieces have the same width."""
@@ -206,15 +218,8 @@ class _Table:
     def take(self, rows: int) -> Any:
         """The next (X, y)."""
         pa = need("pyarrow", "cli")
-        try:
-            if self.batches is None:
-                self.batches = self.open()
-            while sum(map(len, self.held)) < rows and (batch := next(self.batches, None)) is not None:
-                self.held.append(pa.Table.from_batches([batch]))
-        except (KeyError, ValueError) as error:  # pyarrow.ArrowInvalid is a ValueError
-            if isinstance(error, ShapeError):
-                raise
-            raise ParseError(f"{self.name} cannot be read: {error}") from error
+        while sum(map(len, self.held)) < rows and (table := next(self.tables, None)) is not None:
+            self.held.append(table)
         if not sum(map(len, self.held)):
             return None
         whole = pa.concat_tables(self.held)

@@ -180,7 +180,7 @@ class NormalizedAdaptive:
     >>> w = np.zeros(3)  # two features, of scales 1 and 1000, and the intercept
     >>> opt = fastopt.NormalizedAdaptive(w)
     >>> X = np.array([[1.0, 0.0], [0.0, 1000.0], [1.0, 1000.0]])
-    >>> for _ in range(100):
+    >>> for _ in range(500):
     ...     before = opt.learn(X, np.array([1.0, 2.0, 3.0]))
     >>> opt.predict(X).round(2)
     array([1., 2., 3.])

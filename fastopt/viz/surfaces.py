@@ -350,7 +350,7 @@ def trace(
     >>> from fastopt import viz
     >>> path = viz.trace("saddle", "adagrad")
     >>> viz.SURFACES["saddle"].arrival(path)[0]  # steps until it has left
-    19
+    14
     """
     surface = surface_of(surface)
     steps = surface.steps if steps is None else checks.integer(0)("steps", steps)

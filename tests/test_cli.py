@@ -557,6 +557,10 @@ def test_ctrl_c_saves_what_a_stream_has_taught(tmp_path):
         (["eval", "{model}", "{empty}"], "no rows"),
         (["weights", "{model}", "-"], "standard input"),
         (["weights", "{hashed}", "{narrow}"], "size"),
+        (["train", "{weightless}"], "importance"),
+        (["train", "{weightless}", "--stream"], "importance"),
+        (["train", "{unlabelled}"], "row 3"),
+        (["train", "{unlabelled}", "--stream"], "row 3"),
         (["weights", "{model}", "{small}", "--show", "0"], "--show"),
     ],
 )
@@ -575,6 +579,9 @@ def test_mistakes_of_streams_and_predictions(arguments, word, table, tmp_path, c
     save_model(places["bare"], load_model(places["model"])[0])
     places["hashed"], places["narrow"] = tmp_path / "h.npz", tmp_path / "narrow.csv"
     places["narrow"].write_text("color,delay\nred,1\n")
+    for name, text in (("weightless", "1 0 |a b\n-1 0 |a c\n" * 20), ("unlabelled", "1 |a b\n-1 |a c\n|a d\n")):
+        places[name] = tmp_path / f"{name}.vw"
+        places[name].write_text(text)
     assert main(["train", str(table), *TABLE, "--out", str(places["hashed"])]) == 0
     capsys.readouterr()
     assert main([a.format(**places) for a in arguments]) == 2

@@ -144,8 +144,8 @@ def test_pieces_without_rows_or_weight_are_passed_by(rng):
             "rows 3 to 4 .*labels 2.0, which are not.*classes 0.0, 1.0",
         ),
         (LinearClassifier(), [["a", "b"], ["c", "a"]], ["a", "b"], "labels c, which are not among the classes a, b"),
-        (LinearClassifier(), [[0.0, 1.0], [np.nan, 1.0]], None, "labels nan"),
-        (LinearRegressor(), [[0.0, 1.0], [2.0, np.nan]], None, "row 4 of the stream has the target nan"),
+        (LinearClassifier(), [[0.0, 1.0], [np.nan, 1.0]], None, "row 3 of the stream has the label nan"),
+        (LinearRegressor(), [[0.0, 1.0], [2.0, np.nan]], None, "row 4 of the stream has the label nan"),
     ],
 )
 def test_labels_that_do_not_fit(model, pieces, classes, words):

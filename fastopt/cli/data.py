@@ -87,7 +87,8 @@ class Samples:
     def nothing(self) -> ShapeError:
         """What is wrong with samples of which there are none."""
         if (label := self.reader.label) is None:
-            return ShapeError(f"{self.name} has no rows")
+            which = " whose importance is not 0" if self.reader.form == "vw" else ""
+            return ShapeError(f"{self.name} has no rows{which}")
         return ShapeError(f"{self.name} has no rows whose {label} is {'given' if self.reader.texts else 'a number'}")
 
     def check_values(self, X: Any, done: int = 0) -> None:

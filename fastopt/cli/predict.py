@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import checks
-from ..errors import ShapeError, UnsupportedError
+from ..errors import UnsupportedError
 from . import data
 from .output import Help, as_json, progress, table
 from .runs import TITLES, measures
@@ -118,7 +118,7 @@ def evaluate(args: argparse.Namespace) -> int:
     whole = np.concatenate
     w = None if importance[0] is None else whole(importance)
     if w is not None and not w.any():
-        raise ShapeError(f"{samples.name} has no rows whose importance is not zero")
+        raise samples.nothing()
     measured = measures(model, whole(scores), whole(targets), None if right[0] is None else whole(right), w)
     figures = {
         "model": args.model,

@@ -240,6 +240,8 @@ def _whole(args: argparse.Namespace, samples: data.Samples, names: list[str]) ->
     held = np.random.default_rng(args.seed).random(X.shape[0]) < part
     if held.all() or not held.any():
         raise ShapeError(f"{X.shape[0]} rows are too few to hold out {part:g} of them")
+    if w is not None and not (w[held].any() and w[~held].any()):
+        raise ShapeError(f"of {X.shape[0]} rows too few have an importance that is not 0 to hold out {part:g} of them")
     split = Split(X[~held], y[~held], X[held], y[held], *((None, None) if w is None else (w[~held], w[held])))
     if not args.json:
         print(

@@ -28,11 +28,6 @@ class Linear(Estimator):
 
     _scores_show = True
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        if self.mode == "hogwild" and self._lasso():
-            raise UnsupportedError("mode='hogwild' has no l1; use 'sequential' or 'minibatch', or optimizer='ftrl'")
-
     def _check_rate(self) -> None:
         if not self._searches():
             super()._check_rate()

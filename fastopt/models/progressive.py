@@ -180,9 +180,9 @@ def _parts(piece: Any) -> tuple[Any, Array, Array | None]:
 def checked_labels(model: Any, y: Array, classes: Array | None, done: int) -> Array | None:
     """The classes of a classifier, if each label is one of them; None for a regressor."""
     rows = f"rows {done + 1} to {done + len(y)} of the stream"
+    if y.dtype.kind == "f" and not (known := np.isfinite(y)).all():
+        raise StateError(f"row {done + 1 + int(known.argmin())} of the stream has the label {y[known.argmin()]}")
     if not hasattr(model, "decision_function"):
-        if y.dtype.kind == "f" and not (known := np.isfinite(y)).all():
-            raise StateError(f"row {done + 1 + int(known.argmin())} of the stream has the target {y[known.argmin()]}")
         return None
     if hasattr(model, "classes_"):
         classes = model.classes_

@@ -11,6 +11,7 @@ from settings import assert_bits, native_builds
 from sklearn.base import clone
 from sklearn.metrics import log_loss
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from test_models import expected_failures
 
 import fastopt
 from fastopt import scores
@@ -329,13 +330,11 @@ def test_several_classes_are_models_of_their_own(loss, rng):
         FMRegressor(epochs=50, lr=1.0),
         FFMClassifier(epochs=50),
         FMClassifier(mode="minibatch", epochs=50, lr=1.0, n_jobs=2, normalize=True),
-    ]
+    ],
+    expected_failed_checks=expected_failures,
 )
 def test_scikit_learn_estimator(estimator, check):
-    """The checks that scikit-learn asks of every estimator; on the one left out see test_models.py."""
-    name = getattr(check, "func", check).__name__
-    if estimator.mode == "sequential" and name.startswith("check_sample_weight_equivalence"):
-        pytest.skip("holds in the mean over orders only")
+    """The checks that scikit-learn asks of every estimator."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check(estimator)

@@ -283,7 +283,8 @@ def test_wheel_has_every_module_and_no_source_of_kernels(wheel, files):
     version = re.search(r'"(.+)"', (ROOT / "fastopt/version.py").read_text())
     assert version is not None and f"\nVersion: {version[1]}\n" in record
     for module in re.findall(r"= ([\w.]+):", points):
-        assert module.replace(".", "/") + ".py" in names, f"the command of the wheel needs {module}, which it lacks"
+        home = module.replace(".", "/")
+        assert {f"{home}.py", f"{home}/__init__.py"} & names, f"the command of the wheel needs {module}, which it lacks"
 
 
 # ------------------------------------------------------------------------------------------------------ what it does

@@ -221,6 +221,12 @@ def gradient(name: str, g: Any, p: Array) -> Array:
     return g
 
 
+def all_finite(a: Array) -> bool:
+    """Whether all elements are; quick where they are."""
+    with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever an element is not
+        return math.isfinite(a.sum()) or bool(np.isfinite(a).all())
+
+
 def order(a: Array) -> Literal["C", "F"]:
     """The order in which a contiguous array like `a` has its elements."""
     return "F" if a.flags.f_contiguous and not a.flags.c_contiguous else "C"

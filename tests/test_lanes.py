@@ -399,7 +399,13 @@ def test_verbose_and_early_stopping_of_classes(rng, capsys):
     LinearClassifier(verbose=1, epochs=2).fit(X, y)
     assert capsys.readouterr().out.count("training loss") == 2
     model = LinearClassifier(
-        multi_class="multinomial", early_stopping=True, epochs=40, n_iter_no_change=2, verbose=1
+        multi_class="multinomial",
+        lr=0.5,
+        early_stopping=True,
+        epochs=40,
+        n_iter_no_change=2,
+        verbose=1,
+        random_state=0,
     ).fit(X, y)
     assert model.n_iter_ < 40
     assert capsys.readouterr().out.count("validation loss") == model.n_iter_

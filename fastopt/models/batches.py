@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,9 @@ import numpy as np
 from .. import kernels
 from ..checks import Array
 from ..csr import longest_row
-from ..errors import HyperParameterError, NonFiniteError, UnsupportedError
+from ..errors import HyperParameterError, UnsupportedError
 from . import reference
-from .samples import SMALLEST_SCALE, SampleTrainer
+from .samples import SampleTrainer
 
 #: Powers that a level of the table of decays has; three levels reach REACH**3 steps.
 REACH = 1024
@@ -46,6 +45,13 @@ class Decay:
         m = d * np.abs(w.astype(np.float64)) - self.l1 * s
         found: Array = np.where(m <= 0.0, 0.0, np.where(w < 0, -m, m)).astype(w.dtype)
         return found
+
+
+def mean_weight(weights: Array | None, order: Array | None, size: int) -> float:
+    """Of the samples in `order`, by which the gradients of batches are divided; 1 for batches of one."""
+    if weights is None or size == 1 or order is None or not len(order):
+        return 1.0
+    return float(weights[order].mean(dtype=np.float64))
 
 
 class BatchTrainer(SampleTrainer):
@@ -112,9 +118,7 @@ class BatchTrainer(SampleTrainer):
         """One pass over the rows in `order`, the same bits for any number of threads."""
         order = np.arange(len(y), dtype=np.int32) if order is None else order
         longest = longest_row(indptr)
-        mean = (
-            1.0 if weights is None or self.size == 1 or not len(order) else float(weights[order].mean(dtype=np.float64))
-        )
+        mean = mean_weight(weights, order, self.size)
         done, self._weights = 0, None
         while done < len(order):
             steps = min(self._pieces(0, -(-(len(order) - done) // self.size)), FAR)
@@ -167,14 +171,8 @@ class BatchTrainer(SampleTrainer):
                 )
             else:
                 self.scale = reference.batches(self.rule.reference, *shared, self.decay)
-            if self.scale < SMALLEST_SCALE:
-                self.records[:, 0] *= self.dtype.type(self.scale)
-                self.scale = 1.0
-            self.steps += steps
+            self._passed(steps)
             done += len(part)
             if self.steps - self.settled > FAR:
                 self.settle()
-        if self.bias is not None and not math.isfinite(self.bias[0]):
-            raise NonFiniteError(
-                "training diverged: the intercept is not finite; use a smaller lr, or scale the features"
-            )
+        self._check_intercept()

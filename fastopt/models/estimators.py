@@ -62,8 +62,7 @@ def is_finite(x: Array) -> bool:
     """Whether all elements are; `x` is contiguous, float32 or float64."""
     if kernels.drivers is not None:
         return kernels.drivers.finite(x)
-    with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever an element is not
-        return math.isfinite(np.add.reduce(x, None)) or bool(np.isfinite(x).all())
+    return checks.all_finite(x)
 
 
 def _as(numbers: Array, dtype: Any, what: str) -> Array:
@@ -599,9 +598,8 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
             if not whole:
                 check_classification_targets(y)
             classes = np.unique(y)
-            if whole and 2 * len(classes) > len(
-                y
-            ):  # of whole numbers all it may say is that they look like a regression's
+            # Of whole numbers all it may say is that they look like a regression's.
+            if whole and 2 * len(classes) > len(y):
                 check_classification_targets(y)
             weights = self._sample_weights(X, sample_weight)
             kept = self._kept(X)

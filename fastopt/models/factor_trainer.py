@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +9,13 @@ import numpy as np
 
 from .. import kernels
 from ..checks import Array
-from ..errors import NonFiniteError
+from ..csr import longest_row
 from ..optimizers import tables
 from ..optimizers.base import Optimizer
 from . import factor_reference, lanes
+from .batches import mean_weight
 from .factor_reference import Records
-from .samples import DRIFT, SMALLEST_SCALE, WORTH, SampleTrainer, zeros
+from .samples import WORTH, SampleTrainer, zeros
 
 #: Bytes of hot records of which each thread has copies, at most.
 MOST_COPIED = 1 << 18
@@ -60,7 +60,7 @@ def row_scores(r: Records, scale: float, native: bool, rows: tuple[Array, ...], 
     indptr, indices, data = rows
     out = np.empty(len(indptr) - 1, r.array.dtype)
     if native:
-        longest = int(np.diff(indptr).max(initial=0))
+        longest = longest_row(indptr)
         kernels.drivers.factor_scores(
             kernels.table[r.array.dtype.name],
             r.n_states,
@@ -210,15 +210,13 @@ class FactorTrainer(SampleTrainer):
         total = len(y) if order is None else len(order)
         if order is None and (self.size is not None or n_threads > 1 or self._pieces(0, total) < total):
             order = np.arange(total, dtype=np.int32)
-        longest = int(np.diff(indptr).max(initial=0))
-        mean = 1.0
-        if self.size not in (None, 1) and weights is not None and total:
-            mean = float(weights[order].mean(dtype=np.float64))
-        meet = max(1, int(math.log(DRIFT) / math.log(self.shrink))) if self.shrink < 1 else total
+        longest = longest_row(indptr)
+        size = self.size or 1
+        mean = mean_weight(weights, order, size)
+        meet = self._until_drift(total)
         r, done, self._weights = self.model, 0, None
         if n_threads > 1 and self.size is None and self.backend == "native" and self.place is None:
             self._rank(indices, len(y))
-        size = self.size or 1
         while done < total:
             steps = self._pieces(0, -(-(total - done) // size))
             n = min(steps * size, total - done)
@@ -278,13 +276,10 @@ class FactorTrainer(SampleTrainer):
                     self.scale = kernels.drivers.factor_batches(
                         *model, *rows, size, mean, longest, h, one_row, self.scale, self.shrink, self.slots, n_threads
                     )
-            if self.scale < SMALLEST_SCALE:
-                for numbers in (r.part(0), r.weight(0)):
-                    numbers *= self.dtype.type(self.scale)
-                self.scale = 1.0
-            self.steps += steps
+            self._passed(steps)
             done += n
-        if self.bias is not None and not np.isfinite(self.bias[0]):
-            raise NonFiniteError(
-                "training diverged: the intercept is not finite; use a smaller lr, or scale the features"
-            )
+        self._check_intercept()
+
+    def _fold(self, scale: np.floating[Any]) -> None:
+        for numbers in (self.model.part(0), self.model.weight(0)):
+            numbers *= scale

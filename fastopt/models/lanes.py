@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..checks import Array
+from ..checks import Array, all_finite
+from ..csr import longest_row
 from ..errors import HyperParameterError, NonFiniteError, UnsupportedError
 from ..optimizers import tables
 from ..optimizers.base import Optimizer
 from . import reference
-from .samples import SMALLEST_SCALE, WINDOW, SampleTrainer, carry, zeros
+from .samples import SMALLEST_SCALE, SampleTrainer, at_once, carry, zeros
 
 #: Lanes come in groups of so many, those of a vector.
 GROUP = 8
@@ -173,9 +174,7 @@ class LaneTrainer:
         w = self.records[:, 0, k]
         if len(indices) < len(w):
             w = w[indices]
-        with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever a weight is not
-            finite = bool(np.isfinite(w.sum()) or np.isfinite(w).all())
-        return finite and bool(np.isfinite(self.intercept(k)[0]))
+        return all_finite(w) and bool(np.isfinite(self.intercept(k)[0]))
 
     def alone(self, k: int, into: SampleTrainer | None = None) -> SampleTrainer:
         """Model k by itself, which trains on as if it always had been."""
@@ -209,7 +208,7 @@ class LaneTrainer:
         """
         total = len(y) if order is None else len(order)
         order = np.arange(total, dtype=np.int32) if order is None else order
-        longest = int(np.diff(indptr).max(initial=0))
+        longest = longest_row(indptr)
         targets = (None, y) if y.dtype == np.int32 else (y, None)
         if look is not None:
             seen = order[look:]
@@ -255,17 +254,8 @@ class LaneTrainer:
 
     def _pieces(self, done: int, total: int) -> int:
         """How many samples the next call of the driver takes: until a scale is small, or the scalars settle."""
-        n = total - done
-        for scale, shrink in set(zip(self.scale.tolist(), self.shrink.tolist(), strict=True)):
-            if shrink < 1:
-                until = (math.log(SMALLEST_SCALE) - math.log(scale)) / math.log(shrink)
-                n = min(n, max(1, math.ceil(until)))
-        settled = tables.settled(self.optimizer, self.options, 0)
-        if settled is None or self.steps + 1 < settled:
-            n = min(n, WINDOW)
-            if settled is not None:
-                n = min(n, settled - self.steps - 1)
-        return max(n, 1)
+        scales = set(zip(self.scale.tolist(), self.shrink.tolist(), strict=True))
+        return at_once(total - done, scales, tables.settled(self.optimizer, self.options, 0), self.steps)
 
     def _scalars(self, n: int) -> tuple[Array, bool, Array | None]:
         """The rows of scalars of the next `n` samples; whether one serves all; and the rate of each, where it stands apart."""

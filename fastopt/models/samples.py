@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
-from ..checks import Array
+from ..checks import Array, all_finite
 from ..csr import longest_row
 from ..errors import HyperParameterError, NonFiniteError, UnsupportedError
 from ..optimizers import table, tables
@@ -51,6 +51,22 @@ def new_order(visits: Array, draw: np.random.Generator) -> Array:
     order, seed = visits.copy(), int(draw.integers(2**63))
     (reference if kernels.drivers is None else kernels.drivers).shuffle(order, seed)
     return order
+
+
+def at_once(n: int, scales: Iterable[tuple[float, float]], settled: int | None, steps: int) -> int:
+    """How many of `n` samples a driver can take in a call that follows `steps` samples.
+
+    Until a scale is small, of which each shrinks by its factor; until the scalars settle, which they do at step `settled`, if
+    ever; and while they have not, no more than a window of them.
+    """
+    for scale, shrink in scales:
+        if shrink < 1:
+            n = min(n, math.ceil((math.log(SMALLEST_SCALE) - math.log(scale)) / math.log(shrink)))
+    if settled is None or steps + 1 < settled:
+        n = min(n, WINDOW)
+        if settled is not None:
+            n = min(n, settled - steps - 1)
+    return max(n, 1)
 
 
 def carry(
@@ -172,9 +188,7 @@ class SampleTrainer:
         """Whether the weights are, of which only those of the features in `indices` have moved."""
         if kernels.drivers is not None and len(indices) < len(self.records):
             return kernels.drivers.finite(self.records, indices)
-        records = self.records[:, 0]
-        with np.errstate(all="ignore"):  # the sum is quick, and not finite whenever a weight is not
-            return math.isfinite(records.sum()) or bool(np.isfinite(records).all())
+        return all_finite(self.records[:, 0])
 
     def renumber(self, indices: Array, n_rows: int, n_threads: int) -> None:
         """Write the records' numbers over the indices of `n_rows` rows, which `train` is then given.
@@ -240,7 +254,7 @@ class SampleTrainer:
         longest = longest_row(indptr)
         if order is None and total:
             order = np.arange(total, dtype=np.int32) if n_threads > 1 or self._pieces(0, total) < total else None
-        piece = max(1, int(math.log(DRIFT) / math.log(self.shrink))) if self.shrink < 1 else total
+        piece = self._until_drift(total)
         done, self._weights, self._fresh = 0, None, False
         while done < total:
             n = self._pieces(done, total)
@@ -293,28 +307,33 @@ class SampleTrainer:
                     self.scale,
                     self.shrink,
                 )
-            if self.scale < SMALLEST_SCALE:
-                self.records[:, 0] *= self.dtype.type(self.scale)
-                self.scale = 1.0
-            self.steps += n
+            self._passed(n)
             done += n
+        self._check_intercept()
+
+    def _passed(self, steps: int) -> None:
+        """Count steps that the driver has made, and fold the scale into the weights where it is small."""
+        self.steps += steps
+        if self.scale < SMALLEST_SCALE:
+            self._fold(self.dtype.type(self.scale))
+            self.scale = 1.0
+
+    def _fold(self, scale: np.floating[Any]) -> None:
+        self.records[:, 0] *= scale
+
+    def _check_intercept(self) -> None:
         if self.bias is not None and not math.isfinite(self.bias[0]):
             raise NonFiniteError(
                 "training diverged: the intercept is not finite; use a smaller lr, or scale the features"
             )
 
+    def _until_drift(self, total: int) -> int:
+        """Samples until the scale has shrunk so far that lock-free threads wait for each other."""
+        return max(1, int(math.log(DRIFT) / math.log(self.shrink))) if self.shrink < 1 else total
+
     def _pieces(self, done: int, total: int) -> int:
         """How many samples the next call of the driver takes: until the scale is small, or the scalars settle."""
-        n = total - done
-        if self.shrink < 1:
-            until = (math.log(SMALLEST_SCALE) - math.log(self.scale)) / math.log(self.shrink)
-            n = min(n, max(1, math.ceil(until)))
-        settled = self._settled
-        if settled is None or self.steps + 1 < settled:
-            n = min(n, WINDOW)
-            if settled is not None:
-                n = min(n, settled - self.steps - 1)
-        return max(n, 1)
+        return at_once(total - done, [(self.scale, self.shrink)], self._settled, self.steps)
 
     def _scalars(self, n: int, n_threads: int) -> tuple[Array, bool]:
         first, settled = self.steps + 1, self._settled

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import checks, kernels
 from ..checks import Array
-from ..csr import csr_rows
+from ..csr import csr_rows, longest_row
 from ..elementary import exp
 from ..errors import (
     ConcurrentStepError,
@@ -361,7 +361,7 @@ class NormalizedAdaptive:
                 h,
                 out,
                 self._sums,
-                int(np.diff(indptr).max(initial=0)),
+                longest_row(indptr),
                 o["lr"],
                 list(LOSSES).index(o["loss"]),
             )

@@ -180,20 +180,20 @@ cdef void gather_slots(const Batches *m, real *blocks, const Batch *b, int k, in
     cdef real *s
     cdef real up = <real>m.scale
     memset(blocks + room + at, 0, b.count[k] * sizeof(real))
-    fetch_records(records, b.touched + at, stop - at if stop - at < 64 else 64, m.stride)
+    fetch_records(records, b.touched + at, stop - at if stop - at < 64 else 64, m.stride, False)
     while at < stop:
         n = stop - at if stop - at < 64 else 64
         ids, p, s = b.touched + at, blocks + at, blocks + 2 * room + at
         ahead = stop - at - n if stop - at - n < 64 else 64
-        fetch_records(records, ids + n, ahead, m.stride)
+        fetch_records(records, ids + n, ahead, m.stride, False)
         if m.n_states == 0:
-            gather(p, s, room, records, ids, n, 1, 0, up)
+            gather(p, s, room, records, ids, n, 1, 0, up, False)
         elif m.n_states == 1:
-            gather(p, s, room, records, ids, n, 2, 1, up)
+            gather(p, s, room, records, ids, n, 2, 1, up, False)
         elif m.n_states == 2:
-            gather(p, s, room, records, ids, n, 4, 2, up)
+            gather(p, s, room, records, ids, n, 4, 2, up, False)
         else:
-            gather(p, s, room, records, ids, n, m.stride, m.n_states, up)
+            gather(p, s, room, records, ids, n, m.stride, m.n_states, up, False)
         if m.last != NULL:                  # the scale is 1
             for j in range(n):
                 p[j] = caught(p[j], m.step - m.last[ids[j]], m.decay, m.l1)

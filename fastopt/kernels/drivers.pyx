@@ -53,6 +53,31 @@ cdef extern from "fo_memory.h" nogil:
     void fo_put64(void *at, uint64_t x)
     void fo_copy_shared(void *to, const void *source, size_t size)
 
+cdef extern from "fo_records.h" nogil:
+    enum:
+        ROUND "FO_ROUND"                # entries of a row that are read at once
+    void fo_fetch_row(const int32_t *ids, const char *data, Py_ssize_t size, Py_ssize_t begin, Py_ssize_t end)
+    void fo_gather_f(float *p, float *s, Py_ssize_t room, const float *records, const int32_t *ids, Py_ssize_t n,
+                     Py_ssize_t stride, int n_states, float scale, int beyond)
+    void fo_scatter_f(const float *p, const float *s, Py_ssize_t room, float *records, const int32_t *ids, Py_ssize_t n,
+                      Py_ssize_t stride, int n_states, float scale)
+    void fo_fetch_f(const float *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride, int beyond)
+    void fo_find_f(float **place, float *records, float *own, Py_ssize_t hot, const int32_t *ids, Py_ssize_t n,
+                   Py_ssize_t stride)
+    void fo_gather_found_f(float *p, float *s, Py_ssize_t room, float **place, Py_ssize_t n, int n_states, float scale)
+    void fo_scatter_found_f(const float *p, const float *s, Py_ssize_t room, float **place, Py_ssize_t n, int n_states,
+                            float scale)
+    void fo_gather_d(double *p, double *s, Py_ssize_t room, const double *records, const int32_t *ids, Py_ssize_t n,
+                     Py_ssize_t stride, int n_states, double scale, int beyond)
+    void fo_scatter_d(const double *p, const double *s, Py_ssize_t room, double *records, const int32_t *ids, Py_ssize_t n,
+                      Py_ssize_t stride, int n_states, double scale)
+    void fo_fetch_d(const double *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride, int beyond)
+    void fo_find_d(double **place, double *records, double *own, Py_ssize_t hot, const int32_t *ids, Py_ssize_t n,
+                   Py_ssize_t stride)
+    void fo_gather_found_d(double *p, double *s, Py_ssize_t room, double **place, Py_ssize_t n, int n_states, double scale)
+    void fo_scatter_found_d(const double *p, const double *s, Py_ssize_t room, double **place, Py_ssize_t n, int n_states,
+                            double scale)
+
 cdef extern from *:
     """
     #ifdef _OPENMP

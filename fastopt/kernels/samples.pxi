@@ -27,6 +27,7 @@ cdef extern from *:
 cdef enum:
     APART = 128             # bytes between what threads write: two cache lines, for they are fetched in pairs
     MOST_TIERS = 8
+    PARTS = 8               # of the features, which are numbered side by side
 
 cdef enum Merge:             # how a thread's copy of a number becomes one with the others
     SUM                     # all moves are added
@@ -48,6 +49,7 @@ cdef struct Samples:
     int n_states
     const int64_t *indptr
     const int32_t *indices
+    Py_ssize_t n_entries
     const char *data
     const char *y
     const char *weights         # of the samples, or NULL: all 1
@@ -85,79 +87,54 @@ cdef inline void put(real *at, real x) noexcept nogil:
         fo_putd(at, x)
 
 
+# Records into blocks and back, see fo_records.h. Called with constants where that saves multiplications.
+
 cdef inline void gather(real *p, real *s, Py_ssize_t room, const real *records, const int32_t *ids, Py_ssize_t n,
-                        Py_ssize_t stride, int n_states, real scale) noexcept nogil:
-    # Records into blocks: the weight, scaled, and its states. Called with constants where that saves multiplications.
-    cdef Py_ssize_t j
-    cdef int q
-    cdef const real *at
-    for j in range(n):
-        at = records + ids[j] * stride
-        p[j] = scale * at[0]
-        for q in range(n_states):
-            s[q * room + j] = at[1 + q]
+                        Py_ssize_t stride, int n_states, real scale, const bint beyond) noexcept nogil:
+    if real is float:
+        fo_gather_f(p, s, room, records, ids, n, stride, n_states, scale, beyond)
+    else:
+        fo_gather_d(p, s, room, records, ids, n, stride, n_states, scale, beyond)
 
 
 cdef inline void scatter(const real *p, const real *s, Py_ssize_t room, real *records, const int32_t *ids, Py_ssize_t n,
                          Py_ssize_t stride, int n_states, real scale) noexcept nogil:
-    cdef Py_ssize_t j
-    cdef int q
-    cdef real *at
-    for j in range(n):
-        at = records + ids[j] * stride
-        at[0] = scale * p[j]
-        for q in range(n_states):
-            at[1 + q] = s[q * room + j]
-
-
-cdef inline void fetch_records(const real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride) noexcept nogil:
-    cdef Py_ssize_t j
-    if stride == 1:
-        for j in range(n):
-            FO_PREFETCH(records + ids[j])
-    elif stride == 2:
-        for j in range(n):
-            FO_PREFETCH(records + 2 * <Py_ssize_t>ids[j])
+    if real is float:
+        fo_scatter_f(p, s, room, records, ids, n, stride, n_states, scale)
     else:
-        for j in range(n):
-            FO_PREFETCH(records + ids[j] * stride)
+        fo_scatter_d(p, s, room, records, ids, n, stride, n_states, scale)
 
 
-# The same for one thread of several: where the records are is found when they are fetched.
+cdef inline void fetch_records(const real *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride,
+                               const bint beyond) noexcept nogil:
+    if real is float:
+        fo_fetch_f(records, ids, n, stride, beyond)
+    else:
+        fo_fetch_d(records, ids, n, stride, beyond)
+
 
 cdef inline void find_records(real **place, real *records, real *own, Py_ssize_t hot, const int32_t *ids, Py_ssize_t n,
                               Py_ssize_t stride) noexcept nogil:
-    # The hot ones are the thread's own. No branch, which could not be foreseen.
-    cdef uintptr_t to_own = <uintptr_t>own - <uintptr_t>records, at
-    cdef Py_ssize_t j
-    for j in range(n):
-        at = <uintptr_t>(records + ids[j] * stride) + (to_own & (<uintptr_t>0 - <uintptr_t>(ids[j] < hot)))
-        place[j] = <real *>at
-        FO_PREFETCH(<real *>at)
+    if real is float:
+        fo_find_f(place, records, own, hot, ids, n, stride)
+    else:
+        fo_find_d(place, records, own, hot, ids, n, stride)
 
 
 cdef inline void gather_found(real *p, real *s, Py_ssize_t room, real **place, Py_ssize_t n, int n_states,
                               real scale) noexcept nogil:
-    cdef Py_ssize_t j
-    cdef int q
-    cdef const real *at
-    for j in range(n):
-        at = place[j]
-        p[j] = scale * get(at)
-        for q in range(n_states):
-            s[q * room + j] = get(at + 1 + q)
+    if real is float:
+        fo_gather_found_f(p, s, room, place, n, n_states, scale)
+    else:
+        fo_gather_found_d(p, s, room, place, n, n_states, scale)
 
 
 cdef inline void scatter_found(const real *p, const real *s, Py_ssize_t room, real **place, Py_ssize_t n, int n_states,
                                real scale) noexcept nogil:
-    cdef Py_ssize_t j
-    cdef int q
-    cdef real *at
-    for j in range(n):
-        at = place[j]
-        put(at, scale * p[j])
-        for q in range(n_states):
-            put(at + 1 + q, s[q * room + j])
+    if real is float:
+        fo_scatter_found_f(p, s, room, place, n, n_states, scale)
+    else:
+        fo_scatter_found_d(p, s, room, place, n, n_states, scale)
 
 
 cdef inline real merged(real to, real own, real seen, int law, real part) noexcept nogil:
@@ -232,6 +209,16 @@ cdef inline void copy_hot(const Samples *m, real *own) noexcept nogil:
     memcpy(seen, own, (m.hot + 1) * m.stride * sizeof(real))
 
 
+cdef inline const int32_t *ids_of(const Samples *m, Py_ssize_t r, int32_t *spare) noexcept nogil:
+    # The indices of a row, of which whole rounds may be read: those of the last rows are copied.
+    cdef Py_ssize_t at = m.indptr[r], n = m.indptr[r + 1] - at
+    if at + n + ROUND <= m.n_entries:
+        return m.indices + at
+    memcpy(spare, m.indices + at, n * sizeof(int32_t))
+    memset(spare + n, 0, ROUND * sizeof(int32_t))
+    return spare
+
+
 cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t begin, Py_ssize_t end, int k, int threads,
                          const bint wild) noexcept nogil:
     # Samples begin..end, one after the other: gather the records of a sample's features into blocks, score, derivative of
@@ -248,6 +235,7 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
     cdef const real *y = <const real *>m.y
     cdef const real *weights = <const real *>m.weights
     cdef const int32_t *ids
+    cdef const int32_t *after
     cdef Py_ssize_t i, r, n, total, padded, j, at, ahead
     cdef int q, t, due = 0
     cdef double scale = m.scale, shrink = m.shrink
@@ -258,6 +246,7 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
     cdef real **next = place + room
     cdef real **last = next + room
     cdef real **spare
+    cdef int32_t *row = <int32_t *>(last + room)        # for the last rows
     if wild:
         # Step i of thread k is taken for step i * threads + k of all. So each knows the scale of that step, and what a
         # thread alone has trained is right at the end, however the threads ran.
@@ -269,26 +258,20 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
             bias = own + hot * m.stride
         for i in range(begin, begin + 2 if begin + 2 < end else end):
             r = m.order[i]
-            find_records(next if i > begin else place, records, own, hot, m.indices + m.indptr[r],
-                         m.indptr[r + 1] - m.indptr[r], m.stride)
+            find_records(next if i > begin else place, records, own, hot, ids_of(m, r, row), m.indptr[r + 1] - m.indptr[r],
+                         m.stride)
     for i in range(begin, end):
         r = m.order[i] if m.order != NULL else i
         at = m.indptr[r]
         n = m.indptr[r + 1] - at
-        ids = m.indices + at
+        ids = ids_of(m, r, row)
         if m.order != NULL:                 # rows lie scattered: fetch where they begin, then what they hold
             if i + 24 < end:
                 FO_PREFETCH_READ(m.indptr + m.order[i + 24])
                 FO_PREFETCH_READ(y + m.order[i + 24])
             if i + 8 < end:
-                ahead = m.indptr[m.order[i + 8]]
-                j = m.indptr[m.order[i + 8] + 1]
-                while ahead < j:
-                    FO_PREFETCH_READ(m.indices + ahead)
-                    FO_PREFETCH_READ(data + ahead)
-                    ahead += 64 // sizeof(real)
-                FO_PREFETCH_READ(m.indices + j)
-                FO_PREFETCH_READ(data + j)
+                ahead = m.order[i + 8]
+                fo_fetch_row(m.indices, m.data, sizeof(real), m.indptr[ahead], m.indptr[ahead + 1])
         up = <real>scale
         down = <real>(1.0 / scale)
         if wild:
@@ -301,13 +284,13 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
             else:
                 gather_found(p, s, room, place, n, m.n_states, up)
         elif m.n_states == 0:
-            gather(p, s, room, records, ids, n, 1, 0, up)
+            gather(p, s, room, records, ids, n, 1, 0, up, True)
         elif m.n_states == 1:
-            gather(p, s, room, records, ids, n, 2, 1, up)
+            gather(p, s, room, records, ids, n, 2, 1, up, True)
         elif m.n_states == 2:
-            gather(p, s, room, records, ids, n, 4, 2, up)
+            gather(p, s, room, records, ids, n, 4, 2, up, True)
         else:
-            gather(p, s, room, records, ids, n, m.stride, m.n_states, up)
+            gather(p, s, room, records, ids, n, m.stride, m.n_states, up, True)
         memcpy(x, data + at, n * sizeof(real))
         total = n
         if bias != NULL:
@@ -320,21 +303,25 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
         memset(x + total, 0, PAD * sizeof(real))
         for q in range(m.n_states):
             memset(s + q * room + total, 0, PAD * sizeof(real))
-        if (wild or m.prefetch) and i + 2 < end:        # and while the blocks settle in the cache
-            at = m.order[i + 2] if m.order != NULL else i + 2
-            ahead = m.indptr[at]
-            j = m.indptr[at + 1] - ahead
-            if not wild:
-                fetch_records(records, m.indices + ahead, j, m.stride)
-            elif m.n_states == 0:
-                find_records(last, records, own, hot, m.indices + ahead, j, 1)
-            elif m.n_states == 1:
-                find_records(last, records, own, hot, m.indices + ahead, j, 2)
-            else:
-                find_records(last, records, own, hot, m.indices + ahead, j, m.stride)
         m.learn(padded, g, p, x, y[r], m.parameter, weights[r] if weights != NULL else 1.0)
         step = i - begin
         m.span(padded, p, g, s, s + room, s + 2 * room, s + 3 * room, m.h + (step * threads + k) * m.h_stride)
+        if (wild or m.prefetch) and i + 2 < end:        # while the derivative is waited for
+            at = m.order[i + 2] if m.order != NULL else i + 2
+            after = ids_of(m, at, row + room)
+            j = m.indptr[at + 1] - m.indptr[at]
+            if not wild and m.stride == 1:
+                fetch_records(records, after, j, 1, True)
+            elif not wild and m.stride == 2:
+                fetch_records(records, after, j, 2, True)
+            elif not wild:
+                fetch_records(records, after, j, m.stride, True)
+            elif m.n_states == 0:
+                find_records(last, records, own, hot, after, j, 1)
+            elif m.n_states == 1:
+                find_records(last, records, own, hot, after, j, 2)
+            else:
+                find_records(last, records, own, hot, after, j, m.stride)
         if wild:
             if m.n_states == 0:
                 scatter_found(p, s, room, place, n, 0, down)
@@ -429,7 +416,7 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     cdef size_t at
     cdef Py_ssize_t room = (longest + 1 + 2 * PAD - 1) // PAD * PAD
     # Of a thread, apart from its neighbour's.
-    cdef Py_ssize_t own = (room * (7 * itemsize + 3 * sizeof(void *)) + 2 * APART - 1) // APART * APART
+    cdef Py_ssize_t own = (room * (7 * itemsize + 3 * sizeof(void *) + 2 * sizeof(int32_t)) + 2 * APART - 1) // APART * APART
     cdef Py_ssize_t hot = 0, end, every
     cdef char *memory
     if n == 0:
@@ -445,6 +432,7 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     m.parameter, m.stride, m.n_states = parameter, stride, n_states
     m.records, m.bias = <char *>buffer(records, 1), <char *>buffer(bias, 1)
     m.indptr, m.indices, m.data = <const int64_t *>buffer(indptr), <const int32_t *>buffer(indices), <const char *>buffer(data)
+    m.n_entries = m.indptr[len(indptr) - 1]         # there may be room behind them
     m.y, m.weights = <const char *>buffer(y), <const char *>buffer(weights)
     m.order = <const int32_t *>buffer(order)
     m.h, m.h_stride = <const char *>buffer(h) + SPAN * itemsize, 0 if one_row else h.strides[0]
@@ -539,10 +527,10 @@ def by_frequency(indices, place, ends, Py_ssize_t most):
     cdef const int32_t *ids = <const int32_t *>buffer(indices)
     cdef int32_t *to = <int32_t *>buffer(place, 1)
     cdef Py_ssize_t n = len(indices), n_features = len(place), looked = 0, begin, end, j, run = 512, far
-    cdef Py_ssize_t i, c, start, total, many
+    cdef Py_ssize_t i, c, q, start, total, many, width, part = (n_features + PARTS - 1) // PARTS
     cdef int32_t most_often = 0
-    cdef int32_t *counts = <int32_t *>PyMem_Calloc(n_features + 1, sizeof(int32_t))
-    cdef int32_t *first = NULL
+    cdef int32_t *counts = <int32_t *>PyMem_Calloc(PARTS * part + 1, sizeof(int32_t))
+    cdef int32_t *first = NULL      # of each part of the features: how many have this count, then where the next one goes
     if counts == NULL:
         raise MemoryError
     far = run * (1 + (n - 1) // most) if n > most else run
@@ -556,34 +544,41 @@ def by_frequency(indices, place, ends, Py_ssize_t most):
             begin += far
         for i in range(n_features):
             most_often = counts[i] if counts[i] > most_often else most_often
-    first = <int32_t *>PyMem_Calloc(most_often + 2, sizeof(int32_t))
+    width = most_often + 1
+    first = <int32_t *>PyMem_Calloc(PARTS * width, sizeof(int32_t))
     if first == NULL:
         PyMem_Free(counts)
         raise MemoryError
     with nogil:
-        for i in range(n_features):
-            first[counts[i]] += 1
+        for i in range(part):               # the parts in turns: most counts are 0, and no sum waits for the one before
+            for q in range(PARTS):
+                first[q * width + counts[q * part + i]] += 1
     hits = []
     for limit in ends:                      # the most frequent come first
         start, total, c = 0, 0, most_often
         many = limit
         while c >= 0 and start < many:
-            j = first[c] if first[c] < many - start else many - start
-            start += j
-            total += j * c
+            for q in range(PARTS):
+                j = first[q * width + c] if first[q * width + c] < many - start else many - start
+                start += j
+                total += j * c
             c -= 1
         hits.append(total)
     with nogil:
         start = 0
         c = most_often
         while c >= 0:
-            j = first[c]
-            first[c] = <int32_t>start
-            start += j
+            for q in range(PARTS):
+                j = first[q * width + c]
+                first[q * width + c] = <int32_t>start
+                start += j
             c -= 1
-        for i in range(n_features):
-            to[i] = first[counts[i]]
-            first[counts[i]] += 1
+        for i in range(part):
+            for q in range(PARTS):
+                if q * part + i < n_features:       # beyond are none, of count 0: they would come last
+                    j = q * width + counts[q * part + i]
+                    to[q * part + i] = first[j]
+                    first[j] += 1
     PyMem_Free(counts)
     PyMem_Free(first)
     return hits, looked

@@ -37,7 +37,8 @@ def chunks(path_or_file: Any, *, rows: int = ROWS, reader: str | None = None, **
         said) or `read_cache`. With ``n_features="scan"`` the path is read twice: first for its largest index, and for whether
         indices begin at 0 where `zero_based` is not said. For tables: `hasher`, a `ColumnHasher`; `label`, the name of a
         column of numbers, or None: y is None then; `above`: whether the label is above this number, in the place of the
-        label; and ``texts=True``: labels as texts. Rows whose label is no number (an empty text) are left out.
+        label; and ``texts=True``: labels as texts. Rows whose label is no number (an empty text) are left out. Columns of
+        CSV are texts, all of them in every piece, unless the hasher has them in `numeric`; those of Parquet have types.
 
     Yields
     ------
@@ -49,7 +50,7 @@ def chunks(path_or_file: Any, *, rows: int = ROWS, reader: str | None = None, **
     ------
     HyperParameterError, OSError
         At the call: options that do not fit, a file that cannot be opened.
-    ParseError, ShapeError
+    ParseError, ShapeError, DTypeError, NonFiniteError
         When the turn of the bad line comes; the pieces before it are out.
 
     Notes
@@ -177,15 +178,14 @@ class _Table:
             raise DTypeError(f"hasher must be a ColumnHasher, got {type(hasher).__name__}")
         if label is not None and not isinstance(label, str):
             raise HyperParameterError(f"label must be the name of a column, or None, got {label!r}")
-        self.hasher, self.label = hasher, label
+        self.hasher, self.label, self.rows = hasher, label, 0  # rows that have been given out
         self.above = None if above is None else checks.number()("above", above)
         self.texts = checks.flag("texts", texts)
         if self.texts and above is not None:
             raise HyperParameterError("above compares numbers, so texts must be False")
-        features = dict.fromkeys([*hasher.columns, *(name for cross in hasher.crosses for name in cross)])
-        if label in features:
+        if label in hasher.names:
             raise HyperParameterError(f"label {label!r} cannot be a feature as well")
-        self.columns = [*features, *([] if label is None else [label])]
+        self.columns = [*hasher.names, *([] if label is None else [label])]
         self.owned = is_ours(path_or_file)
         self.name, self.file = open_bytes(path_or_file)
         self.held: list[Any] = []  # tables that are read and not given out
@@ -225,13 +225,16 @@ class _Table:
         whole = pa.concat_tables(self.held)
         table, rest = whole[:rows], whole[rows:]
         self.held = [rest] if len(rest) else []
-        if self.label is None:
-            return self.hasher.transform(table), None
-        y = self._texts(table) if self.texts else self._labels(table)
-        known = y != "" if self.texts else np.isfinite(y)
-        if not known.all():
-            table, y = table.filter(pa.array(known)), y[known]
-        return self.hasher.transform(table), y if self.above is None else y > self.above
+        first, places = self.rows, np.arange(len(table))
+        self.rows += len(table)
+        y = None
+        if self.label is not None:
+            y = self._texts(table) if self.texts else self._labels(table)
+            known = y != "" if self.texts else np.isfinite(y)
+            if not known.all():
+                table, y, places = table.filter(pa.array(known)), y[known], places[known]
+            y = y if self.above is None else y > self.above
+        return self.hasher._transform(table, lambda k: f"row {first + int(places[k]) + 1:,} of {self.name}"), y
 
     def _texts(self, table: Any) -> Array:
         try:

@@ -301,7 +301,7 @@ def text_of(value: Any) -> str:
     if isinstance(value, datetime.datetime):
         zone = value.tzinfo is not None
         if zone:
-            value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+            value = value.astimezone(datetime.UTC).replace(tzinfo=None)
         return _trimmed(value.isoformat()) + ("Z" if zone else "")
     if isinstance(value, datetime.time):
         return _trimmed(value.isoformat()) if value.tzinfo is None else value.isoformat()

@@ -249,9 +249,7 @@ class ColumnHasher:
             first = next(iter(found))
             rows = len(found[name].codes)
             if rows != len(found[first].codes):
-                raise ShapeError(
-                    f"column {name!r} has {rows} rows, but column {first!r} has {len(found[first].codes)}"
-                )
+                raise ShapeError(f"column {name!r} has {rows} rows, but column {first!r} has {len(found[first].codes)}")
         return found
 
     def _entries(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -27,10 +28,13 @@ def names_of_columns(path: str | os.PathLike[str], reader: str, hasher: ColumnHa
     wanted, found = _wanted(hasher.n_features, slots)
     source = READERS[reader](path, hasher, None)
     fields = [*((name,) for name in hasher.columns), *hasher.crosses]
+    done = 0
     try:
         for table in source.read():
-            read = hasher._read(table, lambda k: f"row {k + 1:,} of a batch of {source.name}")
-            slots, data = hasher._entries(read, lambda k: f"row {k + 1:,} of a batch of {source.name}")
+            where = partial(source.row, done)
+            read = hasher._read(table, where)
+            slots, data = hasher._entries(read, where)
+            done += len(table)
             hits = wanted[slots] if data is None else wanted[slots] & (data != 0)
             for k, field in enumerate(fields):
                 places = np.flatnonzero(hits[:, k])
@@ -53,7 +57,9 @@ def _name(parts: list[tuple[str, Any, int]]) -> str:
     if all(column.numbers is None for _, column, _ in parts):
         values = "*".join(column.texts[code] for _, column, code in parts)
         return f"{'*'.join(name for name, _, _ in parts)}={values}"
-    return "*".join(name if column.numbers is not None else f"{name}={column.texts[code]}" for name, column, code in parts)
+    return "*".join(
+        name if column.numbers is not None else f"{name}={column.texts[code]}" for name, column, code in parts
+    )
 
 
 def names_of_vw(path: str | os.PathLike[str], n_features: int, slots: Iterable[int]) -> Names:

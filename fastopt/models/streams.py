@@ -215,6 +215,10 @@ class _Table:
         if self.owned:
             self.file.close()
 
+    def row(self, first: int, k: int) -> str:
+        """Which row the k-th is, where `first` are before."""
+        return f"row {first + k + 1:,} of {self.name}"
+
     def take(self, rows: int) -> Any:
         """The next (X, y)."""
         pa = need("pyarrow", "cli")
@@ -234,7 +238,7 @@ class _Table:
             if not known.all():
                 table, y, places = table.filter(pa.array(known)), y[known], places[known]
             y = y if self.above is None else y > self.above
-        return self.hasher._transform(table, lambda k: f"row {first + int(places[k]) + 1:,} of {self.name}"), y
+        return self.hasher._transform(table, lambda k: self.row(first, int(places[k]))), y
 
     def _texts(self, table: Any) -> Array:
         try:

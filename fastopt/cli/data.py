@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class Reader:
     above: float | None = None
     texts: bool = False
     zero_based: bool = False
+    types: Mapping[str, str] = field(default_factory=dict)  # of categories that are no texts where it was trained
 
 
 class Samples:
@@ -117,7 +118,9 @@ class Samples:
         """Those of the reader."""
         r = self.reader
         if r.form in TABLES:
-            more = {"label": r.label, "above": r.above, "texts": r.texts} if labels else {"label": None}
+            more: dict[str, Any] = {"label": r.label, "above": r.above, "texts": r.texts} if labels else {"label": None}
+            if r.form == "csv" and r.types:
+                more["types"] = {name: _type(text) for name, text in r.types.items()}
             return {"hasher": self.hasher, **more}
         if r.form == "cache":
             return {}
@@ -151,8 +154,9 @@ def to_train(args: argparse.Namespace, classify: bool) -> Samples:
             "fields, or libffm"
         )
     if form in TABLES:
-        reader = Reader(form, args.label, args.above, texts=classify and args.above is None)
-        samples = Samples(args.path, reader, slots, _hasher(args, form, slots, wants_fields))
+        hasher, types = _hasher(args, form, slots, wants_fields)
+        reader = Reader(form, args.label, args.above, texts=classify and args.above is None, types=types)
+        samples = Samples(args.path, reader, slots, hasher)
         samples.fields = samples.hasher.slot_fields if wants_fields else None
         return samples
     if args.label or args.columns or args.cross or args.above is not None or args.numeric or args.categories:
@@ -207,7 +211,7 @@ def of_model(args: argparse.Namespace, saved: Any) -> Samples:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def types(path: str, form: str) -> Any:
+def empty(path: str, form: str) -> Any:
     """A table without rows, with the columns of a file."""
     from ..checks import need
 
@@ -231,8 +235,8 @@ def _listed(names: str | None) -> list[str]:
     return [name for name in (names or "").split(",") if name]
 
 
-def _hasher(args: argparse.Namespace, form: str, slots: int, own_slots: bool) -> ColumnHasher:
-    """That of the columns, with what each of them is written down."""
+def _hasher(args: argparse.Namespace, form: str, slots: int, own_slots: bool) -> tuple[ColumnHasher, dict[str, str]]:
+    """That of the columns, with what each of them is written down, and the types of categories that are no texts."""
     from ..models.columns import column_names
     from ..models.features import ColumnHasher
 
@@ -249,7 +253,7 @@ def _hasher(args: argparse.Namespace, form: str, slots: int, own_slots: bool) ->
             raise HyperParameterError("a table from standard input needs --columns A,B,...")
         known: Any = _texts([*columns, *crossed])
     else:
-        known = types(args.path, form)
+        known = empty(args.path, form)
         names = column_names(known)
         for name in (args.label, *(columns or ()), *crossed, *numeric, *categories):
             if name not in names:
@@ -258,6 +262,32 @@ def _hasher(args: argparse.Namespace, form: str, slots: int, own_slots: bool) ->
             columns = [c for c in names if c != args.label]
     made = ColumnHasher(slots, columns, crosses, numeric=numeric, categories=categories, own_slots=own_slots)
     try:
-        return made.decide(known)
+        made = made.decide(known)
     except DTypeError as error:
         raise DTypeError(f"{args.path}: {error} (--columns names those to take)") from None
+    return made, {} if isinstance(known, dict) else _types(known.schema, made.categories)
+
+
+def _types(schema: Any, names: Sequence[str]) -> dict[str, str]:
+    """The types of those columns that a CSV file would show as other texts, for `_type`."""
+    from ..checks import need
+
+    pa = need("pyarrow", "cli")
+    found = {}
+    for name in names:
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_decimal(kind):
+            kind = pa.float64()
+        if "string" not in str(kind) and not pa.types.is_null(kind):
+            found[name] = str(kind)
+    return found
+
+
+def _type(text: str) -> Any:
+    """A pyarrow type from its text."""
+    from ..checks import need
+
+    pa = need("pyarrow", "cli")
+    kind, zone, _ = text.partition(", tz=")
+    return pa.timestamp(pa.type_for_alias(f"{kind}]").unit, "UTC") if zone else pa.type_for_alias(kind)

@@ -187,6 +187,8 @@ class ArrowColumn(Column):
 
     def categories(self) -> tuple[list[str], Codes]:
         pa = need("pyarrow", "cli")
+        if not len(self.column):  # pyarrow cannot combine no chunks of some types
+            return [""], np.empty(0, np.intp)
         column = self.column.dictionary_encode()
         if isinstance(column, pa.ChunkedArray):
             column = column.cast(pa.dictionary(pa.int32(), self.type)).combine_chunks()

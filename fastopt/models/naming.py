@@ -20,13 +20,15 @@ from .text import is_ours, open_bytes
 Names = dict[int, Counter[str]]
 
 
-def names_of_columns(path: str | os.PathLike[str], reader: str, hasher: ColumnHasher, slots: Iterable[int]) -> Names:
-    """Which values of which columns fall into some slots, and in how many rows, of a CSV or Parquet file.
+def names_of_columns(
+    path: str | os.PathLike[str], reader: str, hasher: ColumnHasher, slots: Iterable[int], **options: Any
+) -> Names:
+    """Which values of which columns fall into some slots, and in how many rows, of a CSV or Parquet file; options as of `chunks`.
 
     Several names of a slot are a collision. The name of a number is that of its column.
     """
     wanted, found = _wanted(hasher.n_features, slots)
-    source = READERS[reader](path, hasher, None)
+    source = READERS[reader](path, hasher, **{"label": None, **options})
     fields = [*((name,) for name in hasher.columns), *hasher.crosses]
     done = 0
     try:

@@ -6,7 +6,7 @@ import inspect
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,9 @@ def chunks(path_or_file: Any, *, rows: int = ROWS, reader: str | None = None, **
         indices begin at 0 where `zero_based` is not said. For tables: `hasher`, a `ColumnHasher`; `label`, the name of a
         column of numbers, or None: y is None then; `above`: whether the label is above this number, in the place of the
         label; and ``texts=True``: labels as texts. Rows whose label is no number (an empty text) are left out. Columns of
-        CSV are texts, all of them in every piece, unless the hasher has them in `numeric`; those of Parquet have types.
+        Parquet have types. Those of CSV are texts in every piece, whatever they look like; those in `numeric` of the hasher are
+        read as numbers, and those in `types`, a mapping from names to pyarrow types, as values of these types: truth values,
+        say, of a model that was trained on Parquet.
 
     Yields
     ------
@@ -262,9 +264,24 @@ class _Table:
 class CSV(_Table):
     """A CSV file as a source of pieces."""
 
+    def __init__(
+        self,
+        path_or_file: Any,
+        hasher: Any,
+        label: Any,
+        above: float | None = None,
+        texts: bool = False,
+        types: Mapping[str, Any] | None = None,
+    ) -> None:
+        for name in types or ():
+            if name not in getattr(hasher, "names", ()):
+                raise HyperParameterError(f"types has {name!r}, which is no column of the hasher")
+        super().__init__(path_or_file, hasher, label, above, texts)
+        self.types = dict(types or {})
+
     def open(self) -> Iterator[Any]:
         pa, csv = need("pyarrow", "cli"), need("pyarrow.csv", "cli")
-        types = dict.fromkeys(self.columns, pa.string())
+        types = {**dict.fromkeys(self.columns, pa.string()), **self.types}
         options = csv.ConvertOptions(column_types=types, include_columns=self.columns)
         return iter(csv.open_csv(self.file, convert_options=options))
 

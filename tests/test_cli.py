@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import fcntl
 import importlib.util
 import io
@@ -658,25 +659,32 @@ def typed(tmp_path, rng):
         "flag": flag,
         "day": day,
         "when": day.cast(pa.timestamp("us", "UTC")),
+        "seconds": day.cast(pa.timestamp("s")),
         "rate": pa.array(rng.choice([0.5, 2.0], n)),
+        "half": pa.array(rng.choice(np.array([0.1, 3.0], np.float16), n)),
+        "price": pa.array([decimal.Decimal(int(v)) / 10 for v in rng.integers(0, 20, n)], pa.decimal128(9, 2)),
+        "few": pa.array(rng.integers(0, 3, n), mask=hole).dictionary_encode(),
         "label": (z > 0.5).astype(int),
     }
     table = pa.table(columns)
     pa.parquet.write_table(table, tmp_path / "t.parquet", row_group_size=1000)
-    pa.csv.write_csv(table, tmp_path / "t.csv")
+    texts = [c.cast(pa.int64()) if pa.types.is_dictionary(c.type) else c for c in table.columns]
+    half = table.column_names.index("half")
+    texts[half] = pa.array([f"{v:.1f}" for v in columns["half"].to_pylist()])
+    pa.csv.write_csv(pa.table(texts, table.column_names), tmp_path / "t.csv")
     return tmp_path
 
 
 def test_columns_of_parquet_are_what_their_types_say(typed, capsys):
     path, out = str(typed / "t.parquet"), str(typed / "m.npz")
     train = ["train", path, "--label", "label", "--bits", "12", "--cross", "kind*x", "--categories", "rate"]
-    said = told(capsys, *train, "--out", out, "--show", "40")
+    said = told(capsys, *train, "--out", out, "--show", "60")
     assert said["models"][0]["auc"] > 0.93
     names = {n["name"]: n["rows"] for w in said["weights"] for n in w["names"]}
     assert {"flag=True", "flag=False", "day=1970-01-03", "when=1970-01-03T00:00:00Z", "rate=0.5"} <= set(names)
     assert {"x", "kind=a*x", "hour=3"} <= set(names) and 5700 < names["x"] < 6000
     _, hasher = load_model(out)
-    assert hasher.numeric == ("x",) and "rate" in hasher.categories and "hour" in hasher.categories
+    assert hasher.numeric == ("x", "half", "price") and "rate" in hasher.categories and "hour" in hasher.categories
     assert told(capsys, *train, "--numeric", "hour", "--columns", "x,hour,rate")["nonzeros"] < said["nonzeros"]
     assert told(capsys, "eval", out, path)["auc"] > 0.93
 
@@ -685,7 +693,7 @@ def test_a_csv_file_is_read_as_the_parquet_file_of_the_training(typed, capsys):
     """Numbers, truth values, days, moments and whole numbers are those of the types, not their texts."""
     out, found = str(typed / "m.npz"), {}
     train = ["train", str(typed / "t.parquet"), "--label", "label", "--bits", "12", "--cross", "kind*x"]
-    told(capsys, *train, "--categories", "rate", "--out", out)
+    told(capsys, *train, "--categories", "rate,half,price", "--out", out)
     for form in ("parquet", "csv"):
         assert main(["predict", out, str(typed / f"t.{form}"), "--proba"]) == 0
         lines = capsys.readouterr().out.splitlines()

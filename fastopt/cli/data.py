@@ -277,8 +277,10 @@ def _types(schema: Any, names: Sequence[str]) -> dict[str, str]:
     for name in names:
         kind = schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if pa.types.is_decimal(kind):
+        if pa.types.is_decimal(kind) or pa.types.is_float16(kind):  # which CSV is not read as; the texts are the same
             kind = pa.float64()
+        elif pa.types.is_timestamp(kind) and kind.unit != "ns":  # whatever fraction of a second the file writes
+            kind = pa.timestamp("us", kind.tz)
         if "string" not in str(kind) and not pa.types.is_null(kind):
             found[name] = str(kind)
     return found

@@ -212,7 +212,7 @@ class ArrowColumn(Column):
         pa = need("pyarrow", "cli")
         column = self.column
         if pa.types.is_dictionary(column.type):
-            column = column.cast(self.type)
+            column = column.cast(self.type)  # older versions of pyarrow cast it to nothing else
         if pa.types.is_decimal(self.type):
             column = column.cast(pa.string())  # which is read exactly
         if self.kinds == {TEXT}:
@@ -228,7 +228,6 @@ class ArrowColumn(Column):
             return found
         except pa.ArrowInvalid:
             pass
-        column = compute.utf8_trim_whitespace(column)
         missing = compute.is_in(compute.utf8_lower(column), value_set=pa.array(MISSING, pa.large_string()))
         column = compute.if_else(missing, pa.scalar(None, pa.large_string()), column)
         try:

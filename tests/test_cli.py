@@ -657,6 +657,7 @@ def typed(tmp_path, rng):
         "x": pa.array(x, mask=hole),
         "hour": hour,
         "flag": flag,
+        "late": rng.random(n) < 0.3,
         "day": day,
         "when": day.cast(pa.timestamp("us", "UTC")),
         "seconds": day.cast(pa.timestamp("s")),
@@ -693,7 +694,7 @@ def test_a_csv_file_is_read_as_the_parquet_file_of_the_training(typed, capsys):
     """Numbers, truth values, days, moments and whole numbers are those of the types, not their texts."""
     out, found = str(typed / "m.npz"), {}
     train = ["train", str(typed / "t.parquet"), "--label", "label", "--bits", "12", "--cross", "kind*x"]
-    told(capsys, *train, "--categories", "rate,half,price", "--out", out)
+    told(capsys, *train, "--categories", "rate,half,price", "--numeric", "late", "--out", out)
     for form in ("parquet", "csv"):
         assert main(["predict", out, str(typed / f"t.{form}"), "--proba"]) == 0
         lines = capsys.readouterr().out.splitlines()
@@ -759,7 +760,30 @@ def test_field_aware_machines_of_every_kind_of_file(form, stream, tmp_path, rng,
     assert names == ({*"01234567"} if form == "libffm" else {f"{c}={k}" for c in "ab" for k in range(4)})
 
 
-def test_field_aware_machines_of_standard_input(capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize("form", ["csv", "parquet", "libffm", "svmlight", "vw", "cache"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_factorization_machines_of_every_kind_of_file(form, stream, tmp_path, rng, capsys):
+    n = 20_000 if stream else 4000
+    a, b = rng.integers(0, 4, (2, n))
+    rows = list(zip((a + b) % 2, a.tolist(), b.tolist(), strict=True))
+    path, options = tmp_path / "t", []
+    if form in ("csv", "parquet"):
+        table = pa.table({"a": a, "b": b, "y": (a + b) % 2})
+        (pa.csv.write_csv if form == "csv" else pa.parquet.write_table)(table, path)
+        options = ["--label", "y"]
+    elif form == "cache":
+        X = csr_matrix((np.ones(2 * n, np.float32), np.stack([a, b + 4], 1).ravel(), np.arange(0, 2 * n + 1, 2)))
+        write_cache(path, X, (a + b) % 2.0)
+    else:
+        line = {"libffm": "{} 0:{}:1 1:{}:1\n", "svmlight": "{} {}:1 {}:1\n", "vw": "{} |f a{} b{}\n"}[form]
+        path.write_text("".join(line.format(y, i + 1, j + 5) for y, i, j in rows))
+    rest = ["--stream", "--chunk", "2000"] if stream else ["--epochs", "10"]
+    rest += ["--format", form, "--bits", "8", "--rank", "4", "--lr", "0.5", "--model", "fm"]
+    said = told(capsys, "train", str(path), *options, *rest)["models"][0]
+    assert said["loss"] < (0.6 if stream else 0.2), "the label is whether the sum is odd"
+
+
+def test_field_aware_machines_of_standard_input():
     text = b"a,b,y\n" + b"0,0,0\n0,1,1\n1,0,1\n1,1,0\n" * 500
     options = ["--model", "ffm", "--stream", "--chunk", "200", "--label", "y", "--columns", "a,b", "--bits", "5"]
     done = subprocess.run(

@@ -544,9 +544,12 @@ def test_the_fields_of_a_libffm_file(rows: int, n_features: int | None, tmp_path
     found = feature_fields(path, n_features=n_features)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, feature_fields(X, fields))
-    path.write_text("\n".join([*lines, f"1 {of[3] + 1}:3:1 {of[3]}:3:1"]) + "\n")
+    path.write_text("\n".join([*lines, f"1 {of[3] + 1}:3:1"]) + "\n")
     with pytest.raises(UnsupportedError, match="feature 3 is of the fields"):
         feature_fields(path)
+    path.write_text("1 4:1:1\n1 3:0:1\n" + "".join(f"1 2:{2**k}:1\n" for k in range(1, 9)))
+    want = [3, 4] + [2 * (k.bit_count() == 1) for k in range(2, 257)]
+    assert feature_fields(path).tolist() == want, "fields of the first rows outlast those that make the array longer"
     path.write_text("1\n")
     assert feature_fields(path).tolist() == [0]
     with pytest.raises(HyperParameterError, match="of a path they are read"):

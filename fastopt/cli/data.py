@@ -40,7 +40,7 @@ class Reader:
     above: float | None = None
     texts: bool = False
     zero_based: bool = False
-    types: Mapping[str, str] = field(default_factory=dict)  # of categories that are no texts where it was trained
+    types: Mapping[str, str] = field(default_factory=dict)  # of columns of CSV that are no texts
 
 
 class Samples:
@@ -236,7 +236,7 @@ def _listed(names: str | None) -> list[str]:
 
 
 def _hasher(args: argparse.Namespace, form: str, slots: int, own_slots: bool) -> tuple[ColumnHasher, dict[str, str]]:
-    """That of the columns, with what each of them is written down, and the types of categories that are no texts."""
+    """That of the columns, with what each of them is written down, and the types of columns that CSV would show otherwise."""
     from ..models.columns import column_names
     from ..models.features import ColumnHasher
 
@@ -265,18 +265,20 @@ def _hasher(args: argparse.Namespace, form: str, slots: int, own_slots: bool) ->
         made = made.decide(known)
     except DTypeError as error:
         raise DTypeError(f"{args.path}: {error} (--columns names those to take)") from None
-    return made, {} if isinstance(known, dict) else _types(known.schema, made.categories)
+    return made, {} if isinstance(known, dict) else _types(known.schema, made)
 
 
-def _types(schema: Any, names: Sequence[str]) -> dict[str, str]:
-    """The types of those columns that a CSV file would show as other texts, for `_type`."""
+def _types(schema: Any, hasher: ColumnHasher) -> dict[str, str]:
+    """The types of those columns that a CSV file would show as other texts, for `_type`; it shows numbers as they are."""
     from ..checks import need
 
     pa = need("pyarrow", "cli")
     found = {}
-    for name in names:
+    for name in hasher.names:
         kind = schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if name in hasher.numeric and not pa.types.is_boolean(kind):
+            continue
         if pa.types.is_decimal(kind) or pa.types.is_float16(kind):  # which CSV is not read as; the texts are the same
             kind = pa.float64()
         elif pa.types.is_timestamp(kind) and kind.unit != "ns":  # whatever fraction of a second the file writes

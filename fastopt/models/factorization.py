@@ -315,8 +315,9 @@ class FFMClassifier(FMClassifier):
     early_stopping, validation_fraction, n_iter_no_change, warm_start, average, tol, verbose, class_weight, fit_intercept
         As in `FMClassifier`.
     fields : array-like of int, shape (n_features,), optional
-        The field of each feature, numbered from 0; `feature_fields` makes it of what `read_libffm` gives. None: each feature is
-        a field of its own, for at most 256 features.
+        The field of each feature, numbered from 0: `feature_fields` makes it of a libffm file, or of what `read_libffm` gives, and
+        a `ColumnHasher` with ``own_slots=True`` has it as `slot_fields`. None: each feature is a field of its own, for at most
+        256 features.
 
     Attributes
     ----------

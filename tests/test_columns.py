@@ -6,6 +6,7 @@ import datetime
 import decimal
 import io
 import random
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -420,6 +421,21 @@ def test_row_groups_with_other_dictionaries(tmp_path) -> None:
     want = hasher.transform({"a": [a for a, _ in whole], "b": [b for _, b in whole]})
     for rows in (1, 100, 1000):
         same(sparse.vstack([X for X, _ in chunks(path, rows=rows, hasher=hasher, label=None)], "csr"), want)
+
+
+def test_what_a_stream_has_read_is_not_kept(tmp_path) -> None:
+    """Memory is that of some pieces, not that of the file, which is 40 times larger than its row groups."""
+    rng, path = np.random.default_rng(1), tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"x": rng.standard_normal(800_000)}), path, row_group_size=20_000)
+    hasher, most = ColumnHasher(N, ["x"]), 0
+    next(chunks(path, hasher=hasher, label=None))  # what is imported
+    tracemalloc.start()
+    try:
+        for _ in chunks(path, rows=20_000, hasher=hasher, label=None):
+            most = max(most, tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes())
+    finally:
+        tracemalloc.stop()
+    assert most < path.stat().st_size / 2
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])

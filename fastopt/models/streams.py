@@ -290,7 +290,8 @@ class Parquet(_Table):
     """A Parquet file as a source of pieces."""
 
     def open(self) -> Iterator[Any]:
-        file = need("pyarrow.parquet", "cli").ParquetFile(self.file)
+        # What is buffered ahead is kept until the end: in the end the whole file.
+        file = need("pyarrow.parquet", "cli").ParquetFile(self.file, pre_buffer=False)
         for column in self.columns:
             if column not in file.schema_arrow.names:
                 known = file.schema_arrow.names

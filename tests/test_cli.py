@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import fcntl
 import importlib.util
 import io
@@ -308,7 +309,8 @@ def test_a_stream_is_fit_stream(table, tmp_path, capsys):
     assert said["models"][0]["loss"] == losses[0], "the rows of the second pass are not new"
     assert said["models"][0]["rows_at"][-1] == said["passes"][0]["rows"]
     loaded, found = load_model(out)
-    assert (loaded.coef_ == model.coef_).all() and repr(found) == repr(hasher)
+    want = {**hasher.options(), "categories": hasher.columns}
+    assert (loaded.coef_ == model.coef_).all() and found.options() == want
     assert b"<svg" in plot.read_bytes()
     assert main(["train", str(table), *TABLE, *arguments]) == 0
     text = capsys.readouterr().out
@@ -540,6 +542,15 @@ def test_ctrl_c_saves_what_a_stream_has_taught(tmp_path):
         (["train", "{svm}", "--stream"], "labels 1.0, 2.0, 3.0"),
         (["train", "{svm}", "--stream", "--classes", "1,x"], "numbers"),
         (["train", "{svm}", "--features", "3"], "index from 1 to 3"),
+        (["train", "{svm}", "--numeric", "a"], "--numeric and --categories are for CSV and Parquet"),
+        (["train", "{svm}", "--model", "ffm"], "which svmlight does not say"),
+        (["train", "{svm}", "--model", "ffm", "--stream", "--format", "vw"], "which vw does not say"),
+        (["train", "-", "--model", "ffm", "--format", "cache"], "standard input"),
+        (["train", "-", "--model", "ffm", "--stream", "--format", "libffm", "--features", "9"], "read once only"),
+        (["train", "{csv}", "--label", "delay", "--numeric", "length"], "no column 'length'"),
+        (["train", "{csv}", "--label", "delay", "--numeric", "delay"], "cannot be a feature"),
+        (["train", "{csv}", "--label", "delay", "--columns", "size", "--numeric", "color"], "numeric has 'color'"),
+        (["train", "{csv}", "--label", "delay", "--numeric", "size"], "row 1 of"),
         (["train", "{svm}"], "--classes all"),
         (["train", "{csv}", "--format", "parquet", "--label", "delay"], "cannot be read"),
         (["train", "{csv}", "--format", "vw"], "the label"),
@@ -621,10 +632,177 @@ def test_field_aware_machines(tmp_path, rng, capsys):
     assert load_model(out)[0].factors_.shape == (8, 2, 4)
     assert told(capsys, "eval", out, str(path))["auc"] > 0.95
     for more, word in (
-        (["--stream"], "no fields"),
-        (["--format", "svmlight"], "no fields"),
+        (["--format", "svmlight"], "which svmlight does not say; give it CSV or Parquet"),
         (["--loss", "squared_error"], "no regression"),
         (["--lr", "auto", "0.1"], "auto"),
     ):
         assert main(["train", str(path), "--model", "ffm", *more]) == 2
         assert word in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------- columns of any type
+
+
+@pytest.fixture
+def typed(tmp_path, rng):
+    """A Parquet file whose label depends on a number, differently for each of three values, and on a truth value; and it as CSV."""
+    n = 6000
+    kind, x = rng.choice(["a", "b", "c"], n), rng.standard_normal(n)
+    hour, flag = rng.integers(0, 4, n), rng.random(n) < 0.5
+    z = x * np.select([kind == "a", kind == "b"], [3.0, -3.0], 0.3) + flag + 0.5 * rng.standard_normal(n)
+    hole = rng.random(n) < 0.02
+    day = pa.array(rng.integers(0, 5, n).astype(np.int32), pa.date32())
+    columns = {
+        "kind": kind,
+        "x": pa.array(x, mask=hole),
+        "hour": hour,
+        "flag": flag,
+        "late": rng.random(n) < 0.3,
+        "day": day,
+        "when": day.cast(pa.timestamp("us", "UTC")),
+        "seconds": day.cast(pa.timestamp("s")),
+        "rate": pa.array(rng.choice([0.5, 2.0], n)),
+        "half": pa.array(rng.choice(np.array([0.1, 3.0], np.float16), n)),
+        "price": pa.array([decimal.Decimal(int(v)) / 10 for v in rng.integers(0, 20, n)], pa.decimal128(9, 2)),
+        "few": pa.array(rng.integers(0, 3, n), mask=hole).dictionary_encode(),
+        "label": (z > 0.5).astype(int),
+    }
+    table = pa.table(columns)
+    pa.parquet.write_table(table, tmp_path / "t.parquet", row_group_size=1000)
+    texts = [c.cast(pa.int64()) if pa.types.is_dictionary(c.type) else c for c in table.columns]
+    half = table.column_names.index("half")
+    texts[half] = pa.array([f"{v:.1f}" for v in columns["half"].to_pylist()])
+    pa.csv.write_csv(pa.table(texts, table.column_names), tmp_path / "t.csv")
+    return tmp_path
+
+
+def test_columns_of_parquet_are_what_their_types_say(typed, capsys):
+    path, out = str(typed / "t.parquet"), str(typed / "m.npz")
+    train = ["train", path, "--label", "label", "--bits", "12", "--cross", "kind*x", "--categories", "rate"]
+    said = told(capsys, *train, "--out", out, "--show", "60")
+    assert said["models"][0]["auc"] > 0.93
+    names = {n["name"]: n["rows"] for w in said["weights"] for n in w["names"]}
+    assert {"flag=True", "flag=False", "day=1970-01-03", "when=1970-01-03T00:00:00Z", "rate=0.5"} <= set(names)
+    assert {"x", "kind=a*x", "hour=3"} <= set(names) and 5700 < names["x"] < 6000
+    _, hasher = load_model(out)
+    assert hasher.numeric == ("x", "half", "price") and "rate" in hasher.categories and "hour" in hasher.categories
+    assert told(capsys, *train, "--numeric", "hour", "--columns", "x,hour,rate")["nonzeros"] < said["nonzeros"]
+    assert told(capsys, "eval", out, path)["auc"] > 0.93
+
+
+def test_a_csv_file_is_read_as_the_parquet_file_of_the_training(typed, capsys):
+    """Numbers, truth values, days, moments and whole numbers are those of the types, not their texts."""
+    out, found = str(typed / "m.npz"), {}
+    train = ["train", str(typed / "t.parquet"), "--label", "label", "--bits", "12", "--cross", "kind*x"]
+    told(capsys, *train, "--categories", "rate,half,price", "--numeric", "late", "--out", out)
+    for form in ("parquet", "csv"):
+        assert main(["predict", out, str(typed / f"t.{form}"), "--proba"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        weights = told(capsys, "weights", out, str(typed / f"t.{form}"))["weights"]
+        found[form] = [lines, [w["names"] for w in weights]]
+    assert found["csv"] == found["parquet"] and len(found["csv"][0]) == 6000 and all(found["csv"][1])
+    (typed / "bad.csv").write_text((typed / "t.csv").read_text().replace("true", "perhaps", 1))
+    assert main(["predict", out, str(typed / "bad.csv")]) == 2
+    assert "invalid value 'perhaps'" in capsys.readouterr().err
+
+
+def test_numbers_of_csv(typed, capsys):
+    """They are the same as those of Parquet, streamed or not; without --numeric they are texts."""
+    found = {}
+    for form in ("parquet", "csv"):
+        train = [
+            "train",
+            str(typed / f"t.{form}"),
+            "--label",
+            "label",
+            "--columns",
+            "kind,x,hour",
+            "--numeric",
+            "x,hour",
+        ]
+        for more in ([], ["--stream", "--chunk", "999"]):
+            out = str(typed / f"{form}{len(more)}.npz")
+            said = told(capsys, *train, "--bits", "12", "--cross", "kind*x", "--out", out, *more)
+            found[form, bool(more)] = load_model(out)[0].coef_, said["models"][0]["losses"]
+            assert load_model(out)[1].numeric == ("x", "hour")
+    for stream in (False, True):
+        (a, la), (b, lb) = found["csv", stream], found["parquet", stream]
+        assert (a == b).all() and la == lb
+    said = told(capsys, "train", str(typed / "t.csv"), "--label", "label", "--columns", "x", "--bits", "16")
+    assert said["nonzeros"] == 6000, "every text is a category, the empty one as well"
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "libffm"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_field_aware_machines_of_every_kind_of_file(form, stream, tmp_path, rng, capsys):
+    """The label is whether two columns have a sum that is odd, which no linear model can tell."""
+    n = 20_000 if stream else 4000
+    a, b = rng.integers(0, 4, (2, n))
+    y = (a + b) % 2
+    path, out = tmp_path / f"t.{dict(libffm='ffm').get(form, form)}", str(tmp_path / "m.npz")
+    if form == "libffm":
+        path.write_text("".join(f"{k} 0:{i}:1 1:{j + 4}:1\n" for k, i, j in zip(y, a, b, strict=True)))
+        options = []
+    else:
+        table = pa.table({"a": a, "b": b, "y": y})
+        (pa.csv.write_csv if form == "csv" else pa.parquet.write_table)(table, path)
+        options = ["--label", "y", "--bits", "8"]
+    rest = ["--stream", "--chunk", "2000"] if stream else ["--epochs", "10"]
+    train = ["train", str(path), *options, "--rank", "4", "--lr", "0.5", "--out", out, *rest]
+    assert told(capsys, *train)["models"][0]["loss"] > 0.69
+    said = told(capsys, *train, "--model", "ffm")["models"][0]
+    assert said["loss"] < (0.5 if stream else 0.1) and (not stream or said["losses"][-1] < said["losses"][0])
+    model, hasher = load_model(out)
+    assert model.factors_.shape == ((8, 2, 4) if form == "libffm" else (256, 2, 4))
+    assert hasher is None or hasher.own_slots
+    assert told(capsys, "eval", out, str(path))["auc"] > 0.98
+    names = {n["name"] for w in told(capsys, "weights", out, str(path), "--show", "20")["weights"] for n in w["names"]}
+    assert names == ({*"01234567"} if form == "libffm" else {f"{c}={k}" for c in "ab" for k in range(4)})
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "libffm", "svmlight", "vw", "cache"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_factorization_machines_of_every_kind_of_file(form, stream, tmp_path, rng, capsys):
+    n = 20_000 if stream else 4000
+    a, b = rng.integers(0, 4, (2, n))
+    rows = list(zip((a + b) % 2, a.tolist(), b.tolist(), strict=True))
+    path, options = tmp_path / "t", []
+    if form in ("csv", "parquet"):
+        table = pa.table({"a": a, "b": b, "y": (a + b) % 2})
+        (pa.csv.write_csv if form == "csv" else pa.parquet.write_table)(table, path)
+        options = ["--label", "y"]
+    elif form == "cache":
+        X = csr_matrix((np.ones(2 * n, np.float32), np.stack([a, b + 4], 1).ravel(), np.arange(0, 2 * n + 1, 2)))
+        write_cache(path, X, (a + b) % 2.0)
+    else:
+        line = {"libffm": "{} 0:{}:1 1:{}:1\n", "svmlight": "{} {}:1 {}:1\n", "vw": "{} |f a{} b{}\n"}[form]
+        path.write_text("".join(line.format(y, i + 1, j + 5) for y, i, j in rows))
+    rest = ["--stream", "--chunk", "2000"] if stream else ["--epochs", "10"]
+    rest += ["--format", form, "--bits", "8", "--rank", "4", "--lr", "0.5", "--model", "fm"]
+    said = told(capsys, "train", str(path), *options, *rest)["models"][0]
+    assert said["loss"] < (0.6 if stream else 0.2), "the label is whether the sum is odd"
+
+
+def test_field_aware_machines_of_standard_input():
+    text = b"a,b,y\n" + b"0,0,0\n0,1,1\n1,0,1\n1,1,0\n" * 500
+    options = ["--model", "ffm", "--stream", "--chunk", "200", "--label", "y", "--columns", "a,b", "--bits", "5"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fastopt", "train", "-", "--format", "csv", *options, "--lr", "0.5", "--json"],
+        input=text,
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["models"][0]["loss"] < 0.6
+
+
+def test_nested_columns_are_refused_before_the_file_is_read(typed, capsys, monkeypatch):
+    table = pa.parquet.read_table(typed / "t.parquet")
+    path = str(typed / "n.parquet")
+    pa.parquet.write_table(table.append_column("list", pa.array([[k] for k in range(len(table))])), path)
+    assert told(capsys, "train", path, "--label", "label", "--columns", "kind,x")["rows"] == 6000
+    monkeypatch.setattr(pa.parquet, "ParquetFile", None)
+    wrong = ["train", str(typed / "t.parquet"), "--label", "label", "--numeric", "when"]
+    assert main(wrong) == 2 and "'when' holds timestamps, which are no numbers" in capsys.readouterr().err
+    assert main(["train", path, "--label", "label"]) == 2
+    error = capsys.readouterr().err
+    assert "n.parquet: column 'list' has type list" in error and "--columns" in error and error.count("\n") == 1

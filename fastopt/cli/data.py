@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import checks
-from ..errors import FastoptError, HyperParameterError, NonFiniteError, ParseError, ShapeError, UnsupportedError
+from ..errors import (
+    DTypeError,
+    FastoptError,
+    HyperParameterError,
+    NonFiniteError,
+    ParseError,
+    ShapeError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from ..models.features import ColumnHasher
 
 FORMS = ("svmlight", "vw", "libffm", "csv", "parquet", "cache")
 TABLES = ("csv", "parquet")
+#: Files that say of which field a feature is.
+WITH_FIELDS = (*TABLES, "libffm")
 #: Rows that a stream reads at a time.
 CHUNK = 65536
 
@@ -27,6 +40,7 @@ class Reader:
     above: float | None = None
     texts: bool = False
     zero_based: bool = False
+    types: Mapping[str, str] = field(default_factory=dict)  # of columns of CSV that are no texts
 
 
 class Samples:
@@ -37,7 +51,7 @@ class Samples:
         self.name = "standard input" if path == "-" else path
         _from_a_path(path, reader.form)
         self.wants_fields = False
-        self.fields: Any = None  # of the features of a libffm file, where they are wanted
+        self.fields: Any = None  # of the features, where they are wanted
 
     def pieces(self, rows: int, labels: bool = True) -> Iterator[tuple[Any, Any, Any]]:
         """Features, labels and weights (or None) of so many rows at a time; without `labels` of a table's features alone."""
@@ -74,7 +88,7 @@ class Samples:
             if form == "svmlight":
                 self.reader = replace(self.reader, zero_based=self.reader.zero_based or source.starts_at_zero)
             weights = more[0] if form == "vw" else None
-            if self.wants_fields:
+            if self.wants_fields and self.fields is None:
                 from ..models.factorization import feature_fields
 
                 self.fields = feature_fields(X, more[0])
@@ -104,7 +118,9 @@ class Samples:
         """Those of the reader."""
         r = self.reader
         if r.form in TABLES:
-            more = {"label": r.label, "above": r.above, "texts": r.texts} if labels else {"label": None}
+            more: dict[str, Any] = {"label": r.label, "above": r.above, "texts": r.texts} if labels else {"label": None}
+            if r.form == "csv" and r.types:
+                more["types"] = {name: _type(text) for name, text in r.types.items()}
             return {"hasher": self.hasher, **more}
         if r.form == "cache":
             return {}
@@ -130,12 +146,23 @@ def to_train(args: argparse.Namespace, classify: bool) -> Samples:
     """The samples that the options of ``fastopt train`` describe."""
     form = form_of(args)
     _from_a_path(args.path, form)
+    wants_fields = args.model == "ffm"
     slots: int = 2 ** checks.integer(1, 30)("--bits", args.bits)
+    if wants_fields and form not in WITH_FIELDS:
+        raise UnsupportedError(
+            f"--model ffm needs the field of each feature, which {form} does not say; give it CSV or Parquet, whose columns are "
+            "fields, or libffm"
+        )
     if form in TABLES:
-        reader = Reader(form, args.label, args.above, texts=classify and args.above is None)
-        return Samples(args.path, reader, slots, _hasher(args, form, slots))
-    if args.label or args.columns or args.cross or args.above is not None:
-        raise HyperParameterError("--label, --above, --columns and --cross are for CSV and Parquet")
+        hasher, types = _hasher(args, form, slots, wants_fields)
+        reader = Reader(form, args.label, args.above, texts=classify and args.above is None, types=types)
+        samples = Samples(args.path, reader, slots, hasher)
+        samples.fields = samples.hasher.slot_fields if wants_fields else None
+        return samples
+    if args.label or args.columns or args.cross or args.above is not None or args.numeric or args.categories:
+        raise HyperParameterError(
+            "--label, --above, --columns, --cross, --numeric and --categories are for CSV and Parquet"
+        )
     if form == "vw":
         return Samples(args.path, Reader(form), slots)
     if form == "cache":
@@ -144,13 +171,25 @@ def to_train(args: argparse.Namespace, classify: bool) -> Samples:
         return Samples(args.path, Reader(form), read_cache(args.path, verify=False)[0].shape[1])
     features = None if args.features is None else checks.integer(1, 2**31 - 1)("--features", args.features)
     base = bool(args.zero_based)
-    if args.stream and features is None:
+    fields = None
+    if args.stream and wants_fields:
+        if args.path == "-":
+            raise UnsupportedError(
+                "--model ffm reads a libffm file once for the fields before it trains, and standard input can be read once only"
+            )
+        from ..models.factorization import feature_fields
+
+        fields = feature_fields(args.path, n_features=features)
+        features = len(fields)
+    elif args.stream and features is None:
         if args.path == "-":
             raise HyperParameterError(f"a stream of {form} from standard input needs --features N, their number")
         from ..models.streams import extent
 
         features, base = extent(args.path, form, None, base or None)
-    return Samples(args.path, Reader(form, zero_based=base), features)
+    samples = Samples(args.path, Reader(form, zero_based=base), features)
+    samples.fields, samples.wants_fields = fields, wants_fields
+    return samples
 
 
 def of_model(args: argparse.Namespace, saved: Any) -> Samples:
@@ -172,36 +211,87 @@ def of_model(args: argparse.Namespace, saved: Any) -> Samples:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def column_names(path: str, form: str) -> list[str]:
-    """The columns of a table."""
+def empty(path: str, form: str) -> Any:
+    """A table without rows, with the columns of a file."""
     from ..checks import need
 
     try:
         if form == "parquet":
-            return list(need("pyarrow.parquet", "cli").read_schema(path).names)
+            return need("pyarrow.parquet", "cli").read_schema(path).empty_table()
         with need("pyarrow.csv", "cli").open_csv(path) as reader:
-            return list(reader.schema.names)
+            return _texts(reader.schema.names)
     except (FastoptError, OSError):
         raise
     except ValueError as error:  # pyarrow.ArrowInvalid
         raise ParseError(f"{path} cannot be read as {form}: {error}") from error
 
 
-def _hasher(args: argparse.Namespace, form: str, slots: int) -> Any:
+def _texts(names: Sequence[str]) -> dict[str, list[str]]:
+    """Columns of CSV, all of which are texts, without rows."""
+    return {name: [] for name in names}
+
+
+def _listed(names: str | None) -> list[str]:
+    return [name for name in (names or "").split(",") if name]
+
+
+def _hasher(args: argparse.Namespace, form: str, slots: int, own_slots: bool) -> tuple[ColumnHasher, dict[str, str]]:
+    """That of the columns, with what each of them is written down, and the types of columns that CSV would show otherwise."""
+    from ..models.columns import column_names
     from ..models.features import ColumnHasher
 
     if not args.label:
         raise HyperParameterError(f"a {form} file needs --label COLUMN")
     crosses = [tuple(c.split("*")) for c in args.cross]
-    columns = None if args.columns is None else [c for c in args.columns.split(",") if c]
-    if args.label in [*(columns or ()), *(c for cross in crosses for c in cross)]:
+    columns = None if args.columns is None else _listed(args.columns)
+    crossed = [c for cross in crosses for c in cross]
+    numeric, categories = _listed(args.numeric), _listed(args.categories)
+    if args.label in [*(columns or ()), *crossed, *numeric, *categories]:
         raise HyperParameterError(f"--label {args.label} cannot be a feature as well")
     if args.path == "-":
         if columns is None:
             raise HyperParameterError("a table from standard input needs --columns A,B,...")
-        return ColumnHasher(slots, columns, crosses)
-    known = column_names(args.path, form)
-    for name in (args.label, *(columns or ()), *(c for cross in crosses for c in cross)):
-        if name not in known:
-            raise ShapeError(f"{args.path} has no column {name!r}; it has {', '.join(known)}")
-    return ColumnHasher(slots, [c for c in known if c != args.label] if columns is None else columns, crosses)
+        known: Any = _texts([*columns, *crossed])
+    else:
+        known = empty(args.path, form)
+        names = column_names(known)
+        for name in (args.label, *(columns or ()), *crossed, *numeric, *categories):
+            if name not in names:
+                raise ShapeError(f"{args.path} has no column {name!r}; it has {', '.join(names)}")
+        if columns is None:
+            columns = [c for c in names if c != args.label]
+    made = ColumnHasher(slots, columns, crosses, numeric=numeric, categories=categories, own_slots=own_slots)
+    try:
+        made = made.decide(known)
+    except DTypeError as error:
+        raise DTypeError(f"{args.path}: {error} (--columns names those to take)") from None
+    return made, {} if isinstance(known, dict) else _types(known.schema, made)
+
+
+def _types(schema: Any, hasher: ColumnHasher) -> dict[str, str]:
+    """The types of those columns that a CSV file would show as other texts, for `_type`; it shows numbers as they are."""
+    from ..checks import need
+
+    pa = need("pyarrow", "cli")
+    found = {}
+    for name in hasher.names:
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if name in hasher.numeric and not pa.types.is_boolean(kind):
+            continue
+        if pa.types.is_decimal(kind) or pa.types.is_float16(kind):  # which CSV is not read as; the texts are the same
+            kind = pa.float64()
+        elif pa.types.is_timestamp(kind) and kind.unit != "ns":  # whatever fraction of a second the file writes
+            kind = pa.timestamp("us", kind.tz)
+        if "string" not in str(kind) and not pa.types.is_null(kind):
+            found[name] = str(kind)
+    return found
+
+
+def _type(text: str) -> Any:
+    """A pyarrow type from its text."""
+    from ..checks import need
+
+    pa = need("pyarrow", "cli")
+    kind, zone, _ = text.partition(", tz=")
+    return pa.timestamp(pa.type_for_alias(f"{kind}]").unit, "UTC") if zone else pa.type_for_alias(kind)

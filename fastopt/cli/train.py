@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
     parser.add_argument(
         "path",
-        help=".csv, .parquet (hashed categories), .vw, .ffm, .cache (of write_cache), or svmlight (any other ending); of text also .gz "
+        help=".csv, .parquet (hashed columns), .vw, .ffm, .cache (of write_cache), or svmlight (any other ending); of text also .gz "
         "or .bz2; - is standard input, with --format",
     )
     parser.add_argument("--format", choices=data.FORMS, help="in the place of what the ending says")
@@ -40,7 +40,13 @@ def add(commands: Any) -> None:
         metavar="X",
         help="predict whether the label is above X; rows whose label is not a number are left out",
     )
-    group.add_argument("--columns", metavar="A,B,...", help="columns to hash (default: all but the label)")
+    group.add_argument("--columns", metavar="A,B,...", help="columns to train on (default: all but the label)")
+    group.add_argument(
+        "--numeric",
+        metavar="A,B,...",
+        help="columns that are numbers (default: of Parquet those of floats and decimals, of CSV none)",
+    )
+    group.add_argument("--categories", metavar="A,B,...", help="Parquet: columns of floats that are categories")
     group.add_argument("--cross", action="append", default=[], metavar="A*B", help="a cross of columns; repeat")
     group = parser.add_argument_group("features and labels")
     group.add_argument("--bits", type=int, default=20, help="CSV, Parquet, VW: 2**bits feature slots")
@@ -59,7 +65,10 @@ def add(commands: Any) -> None:
     )
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", default="linear", choices=list(MODELS), help="fm: factorization machine; ffm: field-aware, of .ffm"
+        "--model",
+        default="linear",
+        choices=list(MODELS),
+        help="fm: factorization machine; ffm: field-aware, of .csv, .parquet (a column is a field) and .ffm",
     )
     group.add_argument(
         "--multi-class", default="ovr", choices=["ovr", "multinomial"], help="linear, more than two classes"
@@ -150,10 +159,6 @@ def run(args: argparse.Namespace) -> int:
     for name in names:  # before the file is read
         for lr in args.lr:
             _model(args, name, lr)._check_parameters()
-    if args.model == "ffm" and (args.stream or data.form_of(args) != "libffm"):
-        raise UnsupportedError(
-            "--model ffm trains on a libffm file, all at once: streams and other formats have no fields"
-        )
     if args.stream:
         if len(names) > 1:
             raise HyperParameterError("--stream trains one --optimizer")
@@ -166,7 +171,6 @@ def run(args: argparse.Namespace) -> int:
         raise HyperParameterError(f"--classes are those of a classifier, and --loss {args.loss} is a regression")
     samples = data.to_train(args, classify)
     _classes(args, samples.reader.texts)
-    samples.wants_fields = args.model == "ffm"
     return (_stream if args.stream else _whole)(args, samples, names)
 
 
@@ -318,7 +322,7 @@ def _stream(args: argparse.Namespace, samples: data.Samples, names: list[str]) -
     if args.classes == "all":
         raise HyperParameterError("--classes all: a stream does not know its labels beforehand; name them")
     classes = np.array([False, True]) if args.above is not None else _classes(args, samples.reader.texts)
-    model = _model(args, names[0], args.lr[0])
+    model = _model(args, names[0], args.lr[0], samples.fields)
     result = Result(names[0], model)
     passes: list[Progress] = []
     interrupted = False

@@ -68,7 +68,8 @@ def _names(samples: data.Samples, slots: list[int], n: int) -> Any:
 
     form = samples.reader.form
     if form in data.TABLES:
-        return naming.names_of_columns(samples.path, form, samples.hasher, slots)
+        options = samples.options(labels=False)
+        return naming.names_of_columns(samples.path, form, options.pop("hasher"), slots, **options)
     if form == "vw":
         return naming.names_of_vw(samples.path, n, slots)
     first = int(form == "svmlight" and not samples.reader.zero_based)

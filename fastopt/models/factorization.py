@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from ..errors import HyperParameterError, ShapeError, UnsupportedError
 from ..optimizers.base import choose_backend
 from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor
 from .factor_trainer import FactorTrainer, check_memory
+from .streams import ROWS
+from .text import LibFFM
 
 #: More features than this are not taken for fields of their own.
 MOST_FIELDS = 256
@@ -312,8 +315,9 @@ class FFMClassifier(FMClassifier):
     early_stopping, validation_fraction, n_iter_no_change, warm_start, average, tol, verbose, class_weight, fit_intercept
         As in `FMClassifier`.
     fields : array-like of int, shape (n_features,), optional
-        The field of each feature, numbered from 0; `feature_fields` makes it of what `read_libffm` gives. None: each feature is
-        a field of its own, for at most 256 features.
+        The field of each feature, numbered from 0: `feature_fields` makes it of a libffm file, or of what `read_libffm` gives, and
+        a `ColumnHasher` with ``own_slots=True`` has it as `slot_fields`. None: each feature is a field of its own, for at most
+        256 features.
 
     Attributes
     ----------
@@ -390,14 +394,18 @@ class FFMClassifier(FMClassifier):
         return vectors.shape
 
 
-def feature_fields(X: Any, fields: Any) -> Array:
+def feature_fields(X: Any, fields: Any = None, *, n_features: int | None = None) -> Array:
     """The field of each feature, from the field of each entry.
 
     Parameters
     ----------
-    X : CSR matrix, shape (n_samples, n_features)
+    X : CSR matrix, shape (n_samples, n_features), or path
+        A path is that of a libffm file, which is read once, in bounded memory: for streams, which need the fields at their
+        beginning.
     fields : array-like of int, shape (entries,)
-        As `read_libffm` gives them.
+        As `read_libffm` gives them; not with a path.
+    n_features : int, optional
+        With a path: their number; by default the largest index + 1.
 
     Returns
     -------
@@ -410,7 +418,15 @@ def feature_fields(X: Any, fields: Any) -> Array:
         If there is not one field for each entry.
     UnsupportedError
         If a feature is of two fields; give it an index for each.
+    ParseError
+        If a line of the file is bad.
     """
+    if isinstance(X, (str, os.PathLike)):
+        if fields is not None:
+            raise HyperParameterError("fields are those of a matrix; of a path they are read")
+        return _fields_of_file(X, n_features)
+    if n_features is not None:
+        raise HyperParameterError("n_features is for a path; a matrix has its own")
     fields = np.asarray(fields)
     indices = X.indices[: X.indptr[-1]]
     if fields.shape != indices.shape:
@@ -419,10 +435,35 @@ def feature_fields(X: Any, fields: Any) -> Array:
         )
     found = np.zeros(X.shape[1], np.int32)
     found[indices] = fields
+    _check_fields(found, indices, fields)
+    return found
+
+
+def _check_fields(found: Array, indices: Array, fields: Array) -> None:
     wrong = np.flatnonzero(found[indices] != fields)
     if len(wrong):
         f = indices[wrong[0]]
         raise UnsupportedError(
             f"feature {f} is of the fields {fields[wrong[0]]} and {found[f]}; give a feature an index for each field"
         )
-    return found
+
+
+def _fields_of_file(path: str | os.PathLike[str], n_features: int | None) -> Array:
+    """As `feature_fields`, of a libffm file."""
+    source = LibFFM(path, n_features)
+    width = n_features or 1
+    found = np.full(width, -1, np.int32)
+    try:
+        while (piece := source.take(ROWS)) is not None:
+            X, _, fields = piece
+            width = max(width, X.shape[1])
+            if width > len(found):  # at least twice as long as before, so that little is copied again
+                longer = np.full(max(width, 2 * len(found)), -1, np.int32)
+                longer[: len(found)] = found
+                found = longer
+            new = found[X.indices] < 0
+            found[X.indices[new]] = fields[new]
+            _check_fields(found, X.indices, fields)
+    finally:
+        source.close()
+    return np.maximum(found[:width], 0)

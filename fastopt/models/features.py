@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from itertools import count
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import checks
 from ..checks import Array, need
-from ..errors import DTypeError, HyperParameterError, ShapeError, did_you_mean
+from ..errors import (
+    DTypeError,
+    HyperParameterError,
+    NonFiniteError,
+    ShapeError,
+    UnsupportedError,
+    did_you_mean,
+)
+from .columns import Codes, Where, column_names, read_column
 
 Words = npt.NDArray[np.uint32]
-Codes = npt.NDArray[np.intp]
 
 # Rows hashed together: the scratch of some 30 fields stays in the second-level cache.
 CHUNK = 16384
 
 
+class Read(NamedTuple):
+    """A column, read."""
+
+    texts: list[str]  #: of the distinct values of categories, "" for a missing one; of a number none
+    codes: Codes  #: of each row the place of its text
+    numbers: Array | None  #: of a number, in float64; NaN where it is missing
+    hashes: Words  #: of the texts with their name, or of the number's name alone
+
+
 class ColumnHasher:
-    """Turns columns of categories, and crosses of them, into a CSR matrix with one non-zero per field and row.
+    """Turns columns of categories and numbers, and crosses of them, into a CSR matrix by hashing.
 
     Parameters
     ----------
@@ -34,32 +48,60 @@ class ColumnHasher:
     crosses : sequence of tuples of str
         Each cross is a field with one value for every combination of values of two or more different columns; these
         need not be listed in `columns`.
+    numeric : sequence of str
+        Columns that are numbers: whole numbers, truth values (1 and 0) and texts, such as those of a CSV file, as well.
+    categories : sequence of str
+        Columns that are categories: floats and decimals as well.
+    own_slots : bool, default False
+        Whether each field has ``n_features // len(fields)`` slots of its own, one range after the other. Then the field of
+        each slot is known (`slot_fields`), which field-aware factorization machines (`FFMClassifier`) need.
 
     Notes
     -----
-    The hash of a value is 32-bit MurmurHash3, seed 0, of the UTF-8 text ``name=value``, and its slot is
-    ``abs(hash) % n_features`` (of the signed hash; 2**31 for -2**31), which is where scikit-learn's
-    ``FeatureHasher(alternate_sign=False)`` puts it. The hash of a cross is MurmurHash3 of the hashes of its columns, in
-    its order, four little-endian bytes each, seeded with the unseeded hash of its name ``a*b``.
+    Columns that are neither in `numeric` nor in `categories` are what their type says: floats and decimals are numbers,
+    and texts, whole numbers, truth values, dates, timestamps, times and dictionaries of these are categories. Lists, structures,
+    durations and bytes are errors. Of a Python list the values decide; where one may hold nothing but missing values, name its
+    column. `decide` writes down what the types say.
 
-    Integers count as their decimal text, so that 7 and ``"7"`` are one value. A missing value (null, None, NaN in an
-    array of objects) counts as the empty text: it hashes as ``name=``.
+    A *number* is the feature ``name``, and its value the number, rounded to float32; 0 and missing values (null, None,
+    NaN; of texts also empty ones, NA, N/A, null, none) are left out, so that both count as 0, as in scikit-learn's
+    ``FeatureHasher``. An infinity, and what float32 cannot hold, is an error that names the row. Numbers are not scaled: they
+    should be of order one, or the optimizer one that does not mind.
+
+    A *category* is the feature ``name=value``, with the value 1 / sqrt(number of fields). Its text is that of the value: ``True`` or
+    ``False``; whole numbers in decimal, so that 7, 7.0 and ``"7"`` are one value; of other numbers the shortest decimal that gives
+    them back in their precision; ISO 8601 of dates (``2013-01-31``), times and timestamps (``2013-01-31T05:00:00``, with
+    a fraction without zeros at its end; those with a time zone in UTC, with ``Z``). A missing value counts as the empty text:
+    it hashes as ``name=``.
+
+    The hash is 32-bit MurmurHash3, seed 0, of this UTF-8 text, and its slot is ``abs(hash) % n_features`` (of the signed hash;
+    2**31 for -2**31), which is where ``FeatureHasher(alternate_sign=False)`` puts it; with `own_slots` it is taken modulo the
+    slots of the field. The hash of a cross is MurmurHash3 of the hashes of its columns, in its order, four little-endian
+    bytes each, seeded with the unseeded hash of its name ``a*b``. A cross that has numbers has their product for value, so that
+    ``a*b`` of a category a and a number b is the number b for each value of a; it is left out where the product is 0 or missing.
 
     Two fields of one row may meet in one slot. Both entries are kept, and indices are not sorted; whoever needs that
     calls ``sum_duplicates`` on the result.
 
     Examples
     --------
-    >>> hasher = ColumnHasher(2**20, ["carrier", "hour"], [("carrier", "hour")])
+    >>> hasher = ColumnHasher(2**20, ["carrier", "hour", "miles"], [("carrier", "hour")])
     >>> hasher.fields
-    ('carrier', 'hour', 'carrier*hour')
-    >>> X = hasher.transform({"carrier": ["UA", "AA", None], "hour": np.array([5, 17, 5])})
+    ('carrier', 'hour', 'miles', 'carrier*hour')
+    >>> X = hasher.transform({"carrier": ["UA", "AA", None], "hour": np.array([5, 17, 5]), "miles": [0.5, None, 1.25]})
     >>> X.shape, X.nnz
-    ((3, 1048576), 9)
+    ((3, 1048576), 11)
     """
 
     def __init__(
-        self, n_features: int = 2**20, columns: Sequence[str] = (), crosses: Sequence[Sequence[str]] = ()
+        self,
+        n_features: int = 2**20,
+        columns: Sequence[str] = (),
+        crosses: Sequence[Sequence[str]] = (),
+        *,
+        numeric: Sequence[str] = (),
+        categories: Sequence[str] = (),
+        own_slots: bool = False,
     ) -> None:
         self.n_features: int = checks.integer(1, 2**31 - 1)("n_features", n_features)
         self.columns = _names("columns", columns)
@@ -74,14 +116,70 @@ class ColumnHasher:
         twice = [f for i, f in enumerate(self.fields) if f in self.fields[:i]]
         if twice:
             raise HyperParameterError(f"columns and crosses name the field {twice[0]!r} twice")
+        self.numeric, self.categories = _names("numeric", numeric), _names("categories", categories)
+        for option in ("numeric", "categories"):
+            for name in getattr(self, option):
+                if name not in self.names:
+                    raise HyperParameterError(
+                        f"{option} has {name!r}, which is neither in columns nor in a cross.{did_you_mean(name, self.names)}"
+                    )
+        if both := set(self.numeric) & set(self.categories):
+            raise HyperParameterError(f"numeric and categories both have {min(both)!r}")
+        self.own_slots = checks.flag("own_slots", own_slots)
+        if self.own_slots and n_features < len(self.fields):
+            raise HyperParameterError(f"n_features={n_features} are fewer than the {len(self.fields)} fields")
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Names of the fields, in the order of a row's entries: columns, then crosses (``a*b``)."""
         return self.columns + tuple("*".join(cross) for cross in self.crosses)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that fields need, each once."""
+        return tuple(dict.fromkeys(self.columns + sum(self.crosses, ())))
+
+    @property
+    def slot_fields(self) -> npt.NDArray[np.int32]:
+        """The field of each slot, as `FFMClassifier` takes them, shape (n_features,); needs `own_slots`. 0 for slots of none."""
+        if not self.own_slots:
+            raise UnsupportedError("fields share their slots; pass own_slots=True to ColumnHasher")
+        found = np.arange(self.n_features, dtype=np.int32) // np.int32(self._width)
+        found[len(self.fields) * self._width :] = 0
+        return found
+
+    @property
+    def _width(self) -> int:
+        """The slots of a field."""
+        return self.n_features // len(self.fields) if self.own_slots else self.n_features
+
+    def options(self) -> dict[str, Any]:
+        """The arguments that make this hasher once more; JSON has a form for them."""
+        found: dict[str, Any] = {"n_features": self.n_features, "columns": self.columns, "crosses": self.crosses}
+        for name in ("numeric", "categories", "own_slots"):
+            if getattr(self, name):
+                found[name] = getattr(self, name)
+        return found
+
     def __repr__(self) -> str:
-        return f"ColumnHasher(n_features={self.n_features}, columns={self.columns!r}, crosses={self.crosses!r})"
+        return f"ColumnHasher({', '.join(f'{name}={value!r}' for name, value in self.options().items())})"
+
+    def decide(self, table: Any) -> ColumnHasher:
+        """This hasher with every column in `numeric` or `categories`, as the types of a table say where these do not.
+
+        Parameters
+        ----------
+        table : mapping, pyarrow.Table or DataFrame
+            As for `transform`; of pyarrow it may be empty, such as ``schema.empty_table()``.
+
+        Returns
+        -------
+        ColumnHasher
+            It takes columns of other types as those of this table: texts of a CSV file as the numbers of a Parquet file, for one.
+        """
+        numeric = [name for name, column in self._columns(table) if self._is_number(name, column)]
+        others = [name for name in self.names if name not in numeric]
+        return ColumnHasher(**{**self.options(), "numeric": numeric, "categories": others})
 
     def transform(self, table: Any) -> Any:
         """Hash a table.
@@ -90,48 +188,107 @@ class ColumnHasher:
         ----------
         table : mapping, pyarrow.Table or DataFrame
             Gives a column for a name: a pyarrow array or chunked array, a one-dimensional NumPy array, a Series, or a
-            list, of strings or integers. Columns that no field names are not looked at.
+            list. Columns that no field names are not looked at.
 
         Returns
         -------
         scipy.sparse.csr_matrix, shape (rows, n_features)
-            float32; each row has one entry per field, in the order of `fields`, of 1 / sqrt(number of fields).
+            float32; the entries of a row are in the order of `fields`: one for each category, and for each number that is there.
+
+        Raises
+        ------
+        ShapeError
+            If a column is missing, or columns are of different lengths.
+        DTypeError
+            If a column holds what is neither a category nor a number.
+        ParseError
+            If a text in a column of `numeric` is no number.
+        NonFiniteError
+            If a number is infinite, or float32 cannot hold it.
         """
+        return self._transform(table, lambda k: f"row {k + 1:,} of the table")
+
+    def _transform(self, table: Any, where: Where) -> Any:
         csr_matrix = need("scipy.sparse", "models").csr_matrix
-        hashes, codes = self._encode(table)
-        rows, n_fields = len(next(iter(codes.values()))), len(self.fields)
-        data = np.full(rows * n_fields, 1 / np.sqrt(n_fields), np.float32)
-        ends = n_fields * np.arange(rows + 1)  # scipy narrows them to int32 where they fit
-        slots = self._slots(hashes, codes, rows)
+        slots, data = self._entries(self._read(table, where), where)
+        rows, n_fields = slots.shape
+        if data is None:
+            data = np.full(rows * n_fields, 1 / np.sqrt(n_fields), np.float32)
+            ends = n_fields * np.arange(rows + 1)  # scipy narrows them to int32 where they fit
+        else:
+            there = data != 0
+            ends = np.concatenate([[0], np.cumsum(np.count_nonzero(there, axis=1))])
+            slots, data = slots[there], data[there]
         return csr_matrix((data, slots.reshape(-1), ends), shape=(rows, self.n_features))
 
-    def _encode(self, table: Any) -> tuple[dict[str, Words], dict[str, Codes]]:
-        """Of each column that a field needs: the hashes of its distinct values, and which of them each row has."""
-        known = _column_names(table)
-        hashes, codes = {}, {}
-        for name in dict.fromkeys(self.columns + sum(self.crosses, ())):
+    def _columns(self, table: Any) -> Any:
+        """Name and column of each that a field needs."""
+        known = column_names(table)
+        for name in self.names:
             if name not in known:
                 raise ShapeError(f"table has no column {name!r}.{did_you_mean(name, map(str, known))}")
             try:
                 column = table[name]
             except KeyError as error:
                 raise ShapeError(f"table cannot give the column {name!r}: {error}") from error
-            values, codes[name] = _encode(f"column {name!r}", column)
-            hashes[name] = _hash_values(name, values)
-            first = next(iter(codes))
-            if len(codes[name]) != len(codes[first]):
-                raise ShapeError(
-                    f"column {name!r} has {len(codes[name])} rows, but column {first!r} has {len(codes[first])}"
-                )
-        return hashes, codes
+            yield name, read_column(f"column {name!r}", column)
+
+    def _is_number(self, name: str, column: Any) -> bool:
+        if name in self.numeric:
+            column.check_number()
+            return True
+        return name not in self.categories and bool(column.is_number())
+
+    def _read(self, table: Any, where: Where) -> dict[str, Read]:
+        """The columns that fields need."""
+        found: dict[str, Read] = {}
+        for name, column in self._columns(table):
+            if self._is_number(name, column):
+                numbers = column.numbers(where)
+                found[name] = Read([], np.zeros(len(numbers), np.intp), numbers, _hash_texts(name, [name]))
+            else:
+                texts, codes = column.categories()
+                found[name] = Read(texts, codes, None, _hash_texts(name, [f"{name}={text}" for text in texts]))
+            first = next(iter(found))
+            rows = len(found[name].codes)
+            if rows != len(found[first].codes):
+                raise ShapeError(f"column {name!r} has {rows} rows, but column {first!r} has {len(found[first].codes)}")
+        return found
+
+    def _entries(
+        self, read: dict[str, Read], where: Where
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32] | None]:
+        """The slot of every row and field, and the value, 0 where there is no entry; no values where there is no number."""
+        rows = len(next(iter(read.values())).codes)
+        slots = self._slots({k: r.hashes for k, r in read.items()}, {k: r.codes for k, r in read.items()}, rows)
+        if all(r.numbers is None for r in read.values()):
+            return slots, None
+        parts = [*((name,) for name in self.columns), *self.crosses]
+        data = np.full(slots.shape, 1 / np.sqrt(len(parts)), np.float32)
+        for k, part in enumerate(parts):
+            factors = [numbers for name in part if (numbers := read[name].numbers) is not None]
+            if not factors:
+                continue
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+                product = factors[0]
+                for factor in factors[1:]:
+                    product = product * factor
+                data[:, k] = product
+            if (wrong := np.isinf(data[:, k])).any():
+                at = int(wrong.argmax())
+                why = "is" if np.isinf(product[at]) else "is too large for float32:"
+                raise NonFiniteError(f"{where(at)}: the number of {'*'.join(part)!r} {why} {product[at]}")
+        data[np.isnan(data)] = 0
+        return slots, data
 
     def _slots(self, hashes: dict[str, Words], codes: dict[str, Codes], rows: int) -> npt.NDArray[np.int32]:
         """The slot of every row and field."""
-        singles = {name: _to_slots(hashes[name].copy(), self.n_features) for name in self.columns}
+        singles = {name: _to_slots(hashes[name].copy(), self._width) for name in self.columns}
         crossed = {name: _scramble(hashes[name]) for name in dict.fromkeys(sum(self.crosses, ()))}
         murmur = _murmur()
         seeds = [murmur("*".join(cross)) for cross in self.crosses]
         n_fields, most = len(self.fields), min(rows, CHUNK)
+        begins = self._width * np.arange(n_fields, dtype=np.uint32)[:, np.newaxis]
 
         # Field by field within a chunk of rows, where both the scratch and its transposed copy stay in the cache.
         slots = np.empty((rows, n_fields), np.int32)
@@ -150,7 +307,9 @@ class ColumnHasher:
                 out.fill(seed)
                 for name in cross:
                     _absorb(out, words[name][:n], shifted[:n])
-                _to_slots(_finish(out, 4 * len(cross), shifted[:n]), self.n_features)
+                _to_slots(_finish(out, 4 * len(cross), shifted[:n]), self._width)
+            if self.own_slots:
+                block += begins
             slots[start : start + n] = block.T.view(np.int32)
         return slots
 
@@ -215,86 +374,10 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _column_names(table: Any) -> list[Any]:
-    if isinstance(table, Mapping):
-        return list(table)
-    for attribute in ("column_names", "columns"):  # pyarrow, then DataFrames
-        if hasattr(table, attribute):
-            return list(getattr(table, attribute))
-    raise DTypeError(
-        f"table must be a mapping from names to columns, a pyarrow.Table or a DataFrame, got {type(table).__name__}"
-    )
-
-
-def _encode(name: str, column: Any) -> tuple[list[Any], Codes]:
-    """The distinct values of a column, and for every row the number of its value."""
-    if hasattr(column, "dictionary_encode"):
-        return _encode_arrow(name, column)
-    if isinstance(column, (list, tuple)):
-        return _encode_list(name, list(column))
-    if hasattr(column, "to_list"):  # a Series, whose missing integers an array would turn into floats
-        return _encode_list(name, column.to_list())
-    if isinstance(column, np.ma.MaskedArray):
-        raise DTypeError(f"{name} is a masked array, whose mask would be lost; pass .astype(object).filled(None)")
-    if isinstance(column, (str, bytes)) or not hasattr(column, "__array__"):
-        raise DTypeError(
-            f"{name} must be a list, a NumPy array, a pyarrow array or a Series, got {type(column).__name__}"
-        )
-    a = np.asarray(column)
-    if a.ndim != 1:
-        raise ShapeError(f"{name} must have one dimension, got shape {a.shape}")
-    if a.dtype.kind not in "OUTiu":
-        raise DTypeError(f"{name} has dtype {a.dtype}, expected strings or integers; {_WAY_OUT}")
-    return _encode_list(name, a.tolist())
-
-
-def _encode_list(name: str, column: list[Any]) -> tuple[list[Any], Codes]:
-    numbers: defaultdict[Any, int] = defaultdict(count().__next__)
-    try:
-        codes = np.fromiter(map(numbers.__getitem__, column), np.intp, len(column))
-    except TypeError as error:
-        raise DTypeError(f"{name} must hold strings or integers: {error}") from error
-    # 1, 1.0 and True are one key: where there are other keys than texts, look at every row.
-    if set(map(type, numbers)) - {str, type(None)}:
-        for kind in set(map(type, column)):
-            if issubclass(kind, (float, np.floating)):
-                fits = all(_is_null(v) for v in column if type(v) is kind)
-            else:
-                fits = issubclass(kind, (str, int, np.integer, type(None))) or kind.__name__ == "NAType"
-            if not fits or kind is bool:
-                raise DTypeError(f"{name} holds {kind.__name__}, expected strings or integers; {_WAY_OUT}")
-    return list(numbers), codes
-
-
-def _encode_arrow(name: str, column: Any) -> tuple[list[Any], Codes]:
-    pa = need("pyarrow", "cli")
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not pa.types.is_integer(kind) and str(kind) not in ("string", "large_string", "string_view", "null"):
-        raise DTypeError(
-            f"{name} has type {kind}, expected strings or integers; leave it out, or pass .cast(pyarrow.string())"
-        )
-    column = column.dictionary_encode()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.cast(pa.dictionary(pa.int32(), kind)).combine_chunks()
-    values = column.dictionary.to_pylist()
-    codes = column.indices.cast(pa.int64()).fill_null(len(values))
-    return [*values, None], codes.to_numpy(zero_copy_only=False).astype(np.intp, copy=False)
-
-
-_WAY_OUT = "turn it into text or whole numbers first"
-
-
-def _is_null(value: Any) -> bool:
-    """None, NaN, or pandas.NA, which cannot be imported here and has no truth value."""
-    if isinstance(value, (float, np.floating)):
-        return bool(value != value)
-    return value is None or type(value).__name__ == "NAType"
-
-
-def _hash_values(name: str, values: list[Any]) -> Words:
+def _hash_texts(name: str, texts: list[str]) -> Words:
     murmur = _murmur()
     try:
-        return np.array([murmur(f"{name}={'' if _is_null(v) else v}") for v in values], np.uint32)
+        return np.array([murmur(text) for text in texts], np.uint32)
     except UnicodeEncodeError as error:
         raise DTypeError(f"column {name!r} holds a text that UTF-8 cannot express: {error}") from error
 

@@ -44,7 +44,8 @@ def save_model(
     model : estimator of `fastopt.models`
         Linear, or a factorization machine.
     hasher : ColumnHasher, optional
-        What made its features of a table.
+        What made its features of a table. One that leaves a column's kind to the table's types does so after loading, too;
+        `ColumnHasher.decide` writes it down.
     reader : mapping, optional
         What else is to be known of the samples to read more of them, kept as it is; JSON must have a form for it.
 
@@ -73,9 +74,7 @@ def save_model(
         "format": FORMAT,
         "class": type(model).__name__,
         "parameters": parameters,
-        "hasher": None
-        if hasher is None
-        else {"n_features": hasher.n_features, "columns": hasher.columns, "crosses": hasher.crosses},
+        "hasher": None if hasher is None else hasher.options(),
         "reader": dict(reader or {}),
     }
     arrays = {"coef": model.coef_, "intercept": model.intercept_}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from ..checks import Array, need
+from ..checks import Array
 from . import lines
 from .features import ColumnHasher
 from .streams import READERS
@@ -19,39 +20,48 @@ from .text import is_ours, open_bytes
 Names = dict[int, Counter[str]]
 
 
-def names_of_columns(path: str | os.PathLike[str], reader: str, hasher: ColumnHasher, slots: Iterable[int]) -> Names:
-    """Which values of which columns fall into some slots, and in how many rows, of a CSV or Parquet file.
+def names_of_columns(
+    path: str | os.PathLike[str], reader: str, hasher: ColumnHasher, slots: Iterable[int], **options: Any
+) -> Names:
+    """Which values of which columns fall into some slots, and in how many rows, of a CSV or Parquet file; options as of `chunks`.
 
-    Several names of a slot are a collision.
+    Several names of a slot are a collision. The name of a number is that of its column.
     """
-    pa = need("pyarrow", "cli")
     wanted, found = _wanted(hasher.n_features, slots)
-    source = READERS[reader](path, hasher, None)
+    source = READERS[reader](path, hasher, **{"label": None, **options})
     fields = [*((name,) for name in hasher.columns), *hasher.crosses]
+    done = 0
     try:
         for table in source.read():
-            places = hasher.transform(table).indices.reshape(len(table), len(fields))
-            hits = wanted[places]
+            where = partial(source.row, done)
+            read = hasher._read(table, where)
+            filled, data = hasher._entries(read, where)
+            done += len(table)
+            hits = wanted[filled] if data is None else wanted[filled] & (data != 0)
             for k, field in enumerate(fields):
-                if not hits[:, k].any():
-                    continue
-                columns = list(field)
-                part = table.select(columns).filter(pa.array(hits[:, k]))
-                part = part.group_by(columns).aggregate([([], "count_all")])
-                one = (
-                    ColumnHasher(hasher.n_features, columns)
-                    if len(field) == 1
-                    else ColumnHasher(hasher.n_features, (), [field])
-                )
-                values = zip(*(part[c].to_pylist() for c in columns), strict=True)
-                for slot, value, rows in zip(
-                    one.transform(part).indices.tolist(), values, part["count_all"].to_pylist(), strict=True
-                ):
-                    name = "*".join(field) + "=" + "*".join("" if v is None else str(v) for v in value)
-                    found[slot][name] += rows
+                places = np.flatnonzero(hits[:, k])
+                codes = np.stack([read[name].codes[places] for name in field] + [filled[places, k]])
+                for (*which, slot), rows in zip(*_counted(codes), strict=True):
+                    found[slot][_name([(c, read[c], code) for c, code in zip(field, which, strict=True)])] += rows
     finally:
         source.close()
     return found
+
+
+def _counted(columns: Array) -> tuple[list[list[int]], list[int]]:
+    """The distinct columns of a matrix, and how often each comes."""
+    found, counts = np.unique(columns, axis=1, return_counts=True)
+    return found.T.tolist(), counts.tolist()
+
+
+def _name(parts: list[tuple[str, Any, int]]) -> str:
+    """``a=x`` of a category, ``a`` of a number, ``a*b=x*y`` and ``a=x*b`` of crosses; a part: column, what was read of it, code."""
+    if all(column.numbers is None for _, column, _ in parts):
+        values = "*".join(column.texts[code] for _, column, code in parts)
+        return f"{'*'.join(name for name, _, _ in parts)}={values}"
+    return "*".join(
+        name if column.numbers is not None else f"{name}={column.texts[code]}" for name, column, code in parts
+    )
 
 
 def names_of_vw(path: str | os.PathLike[str], n_features: int, slots: Iterable[int]) -> Names:

@@ -6,7 +6,7 @@ import inspect
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,10 @@ def chunks(path_or_file: Any, *, rows: int = ROWS, reader: str | None = None, **
         said) or `read_cache`. With ``n_features="scan"`` the path is read twice: first for its largest index, and for whether
         indices begin at 0 where `zero_based` is not said. For tables: `hasher`, a `ColumnHasher`; `label`, the name of a
         column of numbers, or None: y is None then; `above`: whether the label is above this number, in the place of the
-        label; and ``texts=True``: labels as texts. Rows whose label is no number (an empty text) are left out.
+        label; and ``texts=True``: labels as texts. Rows whose label is no number (an empty text) are left out. Columns of
+        Parquet have types. Those of CSV are texts in every piece, whatever they look like; those in `numeric` of the hasher are
+        read as numbers, and those in `types`, a mapping from names to pyarrow types, as values of these types: truth values,
+        say, of a model that was trained on Parquet.
 
     Yields
     ------
@@ -49,7 +52,7 @@ def chunks(path_or_file: Any, *, rows: int = ROWS, reader: str | None = None, **
     ------
     HyperParameterError, OSError
         At the call: options that do not fit, a file that cannot be opened.
-    ParseError, ShapeError
+    ParseError, ShapeError, DTypeError, NonFiniteError
         When the turn of the bad line comes; the pieces before it are out.
 
     Notes
@@ -177,15 +180,14 @@ class _Table:
             raise DTypeError(f"hasher must be a ColumnHasher, got {type(hasher).__name__}")
         if label is not None and not isinstance(label, str):
             raise HyperParameterError(f"label must be the name of a column, or None, got {label!r}")
-        self.hasher, self.label = hasher, label
+        self.hasher, self.label, self.rows = hasher, label, 0  # rows that have been given out
         self.above = None if above is None else checks.number()("above", above)
         self.texts = checks.flag("texts", texts)
         if self.texts and above is not None:
             raise HyperParameterError("above compares numbers, so texts must be False")
-        features = dict.fromkeys([*hasher.columns, *(name for cross in hasher.crosses for name in cross)])
-        if label in features:
+        if label in hasher.names:
             raise HyperParameterError(f"label {label!r} cannot be a feature as well")
-        self.columns = [*features, *([] if label is None else [label])]
+        self.columns = [*hasher.names, *([] if label is None else [label])]
         self.owned = is_ours(path_or_file)
         self.name, self.file = open_bytes(path_or_file)
         self.held: list[Any] = []  # tables that are read and not given out
@@ -215,6 +217,10 @@ class _Table:
         if self.owned:
             self.file.close()
 
+    def row(self, first: int, k: int) -> str:
+        """Which row the k-th is, where `first` are before."""
+        return f"row {first + k + 1:,} of {self.name}"
+
     def take(self, rows: int) -> Any:
         """The next (X, y)."""
         pa = need("pyarrow", "cli")
@@ -225,13 +231,16 @@ class _Table:
         whole = pa.concat_tables(self.held)
         table, rest = whole[:rows], whole[rows:]
         self.held = [rest] if len(rest) else []
-        if self.label is None:
-            return self.hasher.transform(table), None
-        y = self._texts(table) if self.texts else self._labels(table)
-        known = y != "" if self.texts else np.isfinite(y)
-        if not known.all():
-            table, y = table.filter(pa.array(known)), y[known]
-        return self.hasher.transform(table), y if self.above is None else y > self.above
+        first, places = self.rows, np.arange(len(table))
+        self.rows += len(table)
+        y = None
+        if self.label is not None:
+            y = self._texts(table) if self.texts else self._labels(table)
+            known = y != "" if self.texts else np.isfinite(y)
+            if not known.all():
+                table, y, places = table.filter(pa.array(known)), y[known], places[known]
+            y = y if self.above is None else y > self.above
+        return self.hasher._transform(table, lambda k: self.row(first, int(places[k]))), y
 
     def _texts(self, table: Any) -> Array:
         try:
@@ -255,9 +264,24 @@ class _Table:
 class CSV(_Table):
     """A CSV file as a source of pieces."""
 
+    def __init__(
+        self,
+        path_or_file: Any,
+        hasher: Any,
+        label: Any,
+        above: float | None = None,
+        texts: bool = False,
+        types: Mapping[str, Any] | None = None,
+    ) -> None:
+        for name in types or ():
+            if name not in getattr(hasher, "names", ()):
+                raise HyperParameterError(f"types has {name!r}, which is no column of the hasher")
+        super().__init__(path_or_file, hasher, label, above, texts)
+        self.types = dict(types or {})
+
     def open(self) -> Iterator[Any]:
         pa, csv = need("pyarrow", "cli"), need("pyarrow.csv", "cli")
-        types = dict.fromkeys(self.columns, pa.string())
+        types = {**dict.fromkeys(self.columns, pa.string()), **self.types}
         options = csv.ConvertOptions(column_types=types, include_columns=self.columns)
         return iter(csv.open_csv(self.file, convert_options=options))
 
@@ -266,7 +290,8 @@ class Parquet(_Table):
     """A Parquet file as a source of pieces."""
 
     def open(self) -> Iterator[Any]:
-        file = need("pyarrow.parquet", "cli").ParquetFile(self.file)
+        # What is buffered ahead is kept until the end: in the end the whole file.
+        file = need("pyarrow.parquet", "cli").ParquetFile(self.file, pre_buffer=False)
         for column in self.columns:
             if column not in file.schema_arrow.names:
                 known = file.schema_arrow.names

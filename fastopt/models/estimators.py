@@ -474,17 +474,27 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _scores(self, X: Any) -> Array:
         """Shape (n_samples,), or (n_samples, n_classes)."""
+        X, late = self._ready(X)
+        found = self._score(self._models[0], X) if len(self._models) == 1 else self._score_all(self._models, X)
+        if late:
+            self._look_late(X, found)
+        return found
+
+    def _score_all(self, models: Sequence[Model], X: Any) -> Array:
+        """As `_score`, of several models, shape (n_samples, n_models)."""
+        return np.stack([self._score(model, X) for model in models], axis=1)
+
+    def _ready(self, X: Any) -> tuple[Any, bool]:
+        """`X`, of finite entries; or whether that has to be looked at late, when there are scores."""
         if not hasattr(self, "_models"):
             check_is_fitted(self)
         plain = self._is_plain(X)
-        late = plain and self._scores_show and type(X) in _CSR  # by looking at the scores
-        if not late:
-            X = self._finite(X, plain)
-        columns = [self._score(model, X) for model in self._models]
-        found = columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
-        if late and not is_finite(found):
+        late = plain and self._scores_show and type(X) in _CSR
+        return (X if late else self._finite(X, plain)), late
+
+    def _look_late(self, X: Any, scores: Array) -> None:
+        if not is_finite(scores):
             validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
-        return found
 
     def _finite(self, X: Any, plain: bool) -> Any:
         """`X` as `validate_data` returns it; `plain`: see `_is_plain`."""
@@ -653,8 +663,13 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     def predict(self, X: Any) -> Array:
         """Labels, shape (n_samples,)."""
         check_is_fitted(self)
-        z = self.decision_function(X)
-        return self.classes_[(z > 0).astype(int) if z.ndim == 1 else z.argmax(axis=1)]
+        if len(self._models) == 1:
+            return self.classes_[(self.decision_function(X) > 0).astype(int)]
+        return self.classes_[self._likeliest(X)]
+
+    def _likeliest(self, X: Any) -> Array:
+        """The place of the class with the greatest score, shape (n_samples,)."""
+        return np.asarray(self.decision_function(X).argmax(axis=1))
 
     @available_if(_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> Array:

@@ -17,9 +17,11 @@ from ..checks import Array
 from ..csr import checked_csr
 from ..errors import HyperParameterError, StateError, UnsupportedError
 from ..optimizers.base import choose_backend
+from . import predictions
 from .batches import BatchTrainer
 from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor, Watch
 from .lanes import GROUP, AutoTrainer, Lane, LaneTrainer
+from .predictions import Rows
 from .samples import SampleTrainer
 
 
@@ -132,26 +134,55 @@ class Linear(Estimator):
             X = sparse.csr_matrix((data, indices, indptr), shape=shape)
         return np.asarray(X @ w + b)
 
-    def _native_score(self, model: Model, X: Any) -> Array | None:
-        """Scores of CSR rows by the kernel, which checks indices as it reads them; None where it cannot."""
-        trainer = model.trainer
-        if kernels.drivers is None or X.dtype != trainer.dtype or X.indices.dtype != np.int32:
+    def _is_native(self, X: Any) -> bool:
+        trainer = self._models[0].trainer
+        return kernels.drivers is not None and X.dtype == trainer.dtype and X.indices.dtype == np.int32
+
+    def _native_rows(self, X: Any) -> Rows | None:
+        """CSR rows whose indices the kernel checks as it reads them; None where it cannot."""
+        if not self._is_native(X):
             return None
-        out = np.empty(X.shape[0], X.dtype)
+        indptr = X.indptr.astype(np.int64)
+        if not X.indices.ndim == indptr.ndim == X.data.ndim == 1 or len(indptr) != X.shape[0] + 1:
+            return None
+        indices, data = np.ascontiguousarray(X.indices), np.ascontiguousarray(X.data)
+        if indptr[0] < 0 or (indptr[1:] < indptr[:-1]).any() or indptr[-1] > min(len(indices), len(data)):
+            return None
+        return Rows(indptr, indices, data)
+
+    def _native_score(self, model: Model, X: Any) -> Array | None:
+        """Scores of CSR rows by the kernel; None where it cannot."""
+        trainer, out = model.trainer, np.empty(X.shape[0], X.dtype)
+        if not self._is_native(X):
+            return None
         if model.kept() is None and len(X.indices) < len(trainer.records) // 8:  # not worth an array of all weights
             indptr, features, data, _ = checked_csr(X)
             w, b, places = trainer.weights_of(features), trainer.intercept(), np.arange(len(features), dtype=np.int32)
             kernels.drivers.row_scores(indptr, places, data, w, float(b[0]), out)
             return out
-        indptr = X.indptr.astype(np.int64)
-        if not X.indices.ndim == indptr.ndim == X.data.ndim == 1 or len(indptr) != len(out) + 1:
-            return None
-        indices, data = np.ascontiguousarray(X.indices), np.ascontiguousarray(X.data)
-        if indptr[0] < 0 or (indptr[1:] < indptr[:-1]).any() or indptr[-1] > min(len(indices), len(data)):
+        if (rows := self._native_rows(X)) is None:
             return None
         w, b = model.parameters()
-        failed = kernels.drivers.row_scores(indptr, indices, data, w, float(b[0]), out, self._threads())
+        failed = kernels.drivers.row_scores(*rows, w, float(b[0]), out, self._threads())
         return None if failed >= 0 else out  # the checks will say what is wrong
+
+    def _score_all(self, models: Sequence[Model], X: Any) -> Array:
+        if sparse.issparse(X) and (rows := self._native_rows(X)) is not None:
+            found = predictions.scores(models, rows, self._threads())
+            if found is not None:
+                return found
+        return super()._score_all(models, X)
+
+    def _likeliest(self, X: Any) -> Array:
+        """As `Classifier._likeliest`; the scores of all classes are held for some rows at a time, where the kernel makes them."""
+        X, late = self._ready(X)
+        if sparse.issparse(X) and (rows := self._native_rows(X)) is not None:
+            found = predictions.likeliest(self._models, rows, self._threads())
+            if found is not None:
+                if late:  # an entry that is not finite makes all scores of its row so
+                    self._look_late(X, found[1])
+                return found[0]
+        return np.asarray(self._scores(X).argmax(axis=1))
 
     @property
     def coef_(self) -> Array:
@@ -389,7 +420,7 @@ class LinearClassifier(Linear, Classifier):
     def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Any) -> float:
         if not self._is_multinomial():
             return super()._mean_loss(models, watch, targets)
-        z = np.stack([self._score(model, watch.X) for model in models], axis=1).astype(np.float64)
+        z = self._score_all(models, watch.X).astype(np.float64)
         codes = targets.codes[watch.rows]
         return float(np.average(logsumexp(z, axis=1) - z[np.arange(len(z)), codes], weights=watch.weights))
 

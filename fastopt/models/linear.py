@@ -18,11 +18,11 @@ from ..csr import checked_csr
 from ..errors import HyperParameterError, StateError, UnsupportedError
 from ..optimizers.base import choose_backend
 from . import predictions
-from .batches import BatchTrainer
+from .batches import BatchTrainer, check_lasso
 from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor, Watch
 from .lanes import GROUP, AutoTrainer, Lane, LaneTrainer
 from .predictions import Rows
-from .samples import SampleTrainer
+from .samples import SampleTrainer, shrinking
 
 
 class Linear(Estimator):
@@ -69,23 +69,31 @@ class Linear(Estimator):
             return BatchTrainer(self._batch(), self._penalties()[1], *arguments)
         return SampleTrainer(*arguments)
 
+    def _check_change(self) -> None:
+        trainers = [model.trainer for model in self._models]
+        if self._searches():
+            if not all(isinstance(trainer, AutoTrainer) for trainer in trainers):
+                raise StateError(
+                    "training began with a number for lr, which lr='auto' cannot join; call fit to start again"
+                )
+            return
+        if self._in_batches() and not all(isinstance(trainer, BatchTrainer) for trainer in trainers):
+            raise StateError(
+                "training began without l1 and mode='minibatch', which cannot join it; call fit to start again"
+            )
+        _, l1, l2 = self._penalties()
+        check_lasso(self.lr, l1)
+        shrinking(self.lr, l2)
+
     def _set_rate(self, trainer: Any) -> None:
         own, l1, l2 = self._penalties()
         trainer.options = {**trainer.options, **own}
         if isinstance(trainer, AutoTrainer):
             trainer.begin(l2)
             return
-        if self._searches():
-            raise StateError(
-                "training began with a number for lr, which lr='auto' cannot join; call fit to start again"
-            )
         rate = self.lr if callable(self.lr) else float(self.lr)
         if isinstance(trainer, BatchTrainer):
             trainer.set_rate(rate, l2, l1, self._batch())
-        elif self._in_batches():
-            raise StateError(
-                "training began without l1 and mode='minibatch', which cannot join it; call fit to start again"
-            )
         else:
             trainer.set_rate(rate, l2)
 

@@ -445,6 +445,16 @@ def test_early_stopping_keeps_the_best_pass_where_a_later_one_diverges(model, cl
         clone(model).set_params(lr=late_explosion, early_stopping=False).fit(X, y)
 
 
+def test_an_intercept_alone_that_diverges_is_seen(rng):
+    X, y = scipy_sparse.csr_array((400, 5)), rng.standard_normal(400)
+    model = LinearRegressor(optimizer="sgd", lr=late_explosion, epochs=9, early_stopping=True, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X, y)
+    assert np.isfinite(model.intercept_).all()
+    with pytest.raises(StateError, match="warm_start=False"):
+        model.partial_fit(X, y)
+
+
 def test_tol_ends_training_when_the_loss_stands_still(rng, capsys):
     X, y = make_regression(200, 10, random_state=0)
     y = y / y.std()

@@ -1,4 +1,4 @@
-"""Predictions of many classes beside scikit-learn's ``X @ coef_.T`` and argmax, and the same class by class; in turns, the best of several.
+"""Predictions of many classes beside scikit-learn's ``X @ coef_.T`` and argmax, and class by class; in turns, the best of several.
 
 Rows, features and classes as of names of places (``bench/geonames.py``), made up: features of Zipf-like frequency, weights
 where training would put some. ``python bench/predict.py [--rows 250000] [--bits 20] [--classes 246] [--rounds 5]``
@@ -68,7 +68,12 @@ def main() -> None:
     facts["data"] = f"{X.shape[0]:,} rows, {X.nnz:,} non-zeros of 2^{args.bits} features, {args.classes} classes"
     print(describe(facts), "\n")
     sums = X.nnz * args.classes
-    print(table(["", "predict", "products a second"], [[k, duration(v), f"{sums / v / 1e9:.2f} x 10^9"] for k, v in best.items()]))
+    print(
+        table(
+            ["", "predict", "products a second"],
+            [[k, duration(v), f"{sums / v / 1e9:.2f} x 10^9"] for k, v in best.items()],
+        )
+    )
 
 
 if __name__ == "__main__":

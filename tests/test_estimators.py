@@ -425,7 +425,11 @@ def test_early_stopping_keeps_the_best_pass_where_a_later_one_diverges(model, cl
         model.fit(X, y)
     assert 3 < model.n_iter_ < 20
     calm = clone(model).set_params(epochs=3, lr=0.1).fit(X, y)
-    parts = [np.isfinite(model.coef_).all(), (model.coef_ == calm.coef_).all(), (model.predict(X) == calm.predict(X)).all()]
+    parts = [
+        np.isfinite(model.coef_).all(),
+        (model.coef_ == calm.coef_).all(),
+        (model.predict(X) == calm.predict(X)).all(),
+    ]
     assert parts == [True, True, True]
     before = model.coef_.copy()
     for call in (model.partial_fit, model.set_params(warm_start=True).fit):  # where the state is, nothing goes on

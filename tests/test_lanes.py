@@ -284,7 +284,9 @@ def test_a_refused_change_ends_no_search(change, rng):
     assert_bits(model.coef_, twin.coef_)
 
 
-@pytest.mark.parametrize("change", [{"lr": "auto"}, {"mode": "minibatch"}, {"lr": lambda step: 0.1 + 0 * step, "l2": 0.1}])
+@pytest.mark.parametrize(
+    "change", [{"lr": "auto"}, {"mode": "minibatch"}, {"lr": lambda step: 0.1 + 0 * step, "l2": 0.1}]
+)
 def test_a_refused_change_leaves_classes_side_by_side(change, rng):
     X, y = problem(rng, 300, classes=4)
     model = LinearClassifier(random_state=0).fit(X, y)

@@ -174,7 +174,7 @@ def test_bad_rows_are_refused_as_before(layout, rng):
         for index in (-1, 200, 2**31 - 1):
             bad = X.copy()
             bad.indices[len(bad.indices) // 2] = index
-            with pytest.raises((fastopt.FastoptError, ValueError), match="index|indices"):
+            with pytest.raises((fastopt.FastoptError, ValueError), match=r"ind[ei]"):
                 call(bad)
         for value in (np.nan, np.inf, -np.inf):
             bad = X.copy()

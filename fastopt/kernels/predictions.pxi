@@ -65,8 +65,8 @@ cdef void predictions_share(void *what, int k, int threads) noexcept nogil:
     fo_fp_leave(saved)
 
 
-def predictions(addresses, indptr, indices, data, weights, Py_ssize_t lanes, up, bias, out, Py_ssize_t first, Py_ssize_t n_models,
-                Py_ssize_t longest, int threads=1):
+def predictions(addresses, indptr, indices, data, weights, Py_ssize_t lanes, up, bias, out, Py_ssize_t first,
+                Py_ssize_t n_models, Py_ssize_t longest, int threads=1):
     """Scores of CSR rows by `n_models` models; returns -1, or a row that has an index out of bounds.
 
     Row i of `weights` begins with the weights of feature i in all models, padded to `lanes`, a multiple of 8. `up`, what the

@@ -15,7 +15,7 @@ import numpy as np
 from .. import kernels
 from ..checks import Array, all_finite
 from ..csr import longest_row
-from ..errors import HyperParameterError, NonFiniteError, UnsupportedError
+from ..errors import NonFiniteError
 from ..optimizers import tables
 from ..optimizers.base import Optimizer
 from . import reference

@@ -248,7 +248,7 @@ class LinearClassifier(Linear, Classifier):
         large for several. Below some ten thousand samples it gains little.
     n_jobs : int, optional
         Threads; None is 1, -1 is `fastopt.get_num_threads()`. In sequential mode they share the classes, where there are
-    more than two, with the same bits. Predictions for many sparse rows use them, too, with the same bits.
+        more than two, with the same bits. Predictions for many sparse rows use them, too, with the same bits.
     shuffle : bool, default True
         Visit the samples in a new random order in each epoch.
     random_state : int, RandomState or None
@@ -256,7 +256,8 @@ class LinearClassifier(Linear, Classifier):
     early_stopping : bool, default False
         Hold out `validation_fraction` of the samples (stratified), and stop when their mean loss has not fallen by more than
         `tol` for `n_iter_no_change` passes. scikit-learn looks at the accuracy instead. The weights are those of the
-        pass with the least loss; training on goes on from the last one's.
+        pass with the least loss; training on goes on from the last one's. Where a later pass diverges, a `ConvergenceWarning` of
+        scikit-learn says so, and training on is refused.
     validation_fraction : float in (0, 1), default 0.1
     n_iter_no_change : int, default 5
     warm_start : bool, default False

@@ -83,7 +83,9 @@ def trained_together(models: Sequence[Any]) -> list[Block] | None:
         dtype = group.dtype
         up = None if (group.scale[: group.n_models] == 1).all() else group.scale.astype(dtype)
         bias = np.zeros(group.lanes, dtype) if group.bias is None else group.bias[0]
-        blocks.append(Block(first, group.n_models, group.lanes, group.records.reshape(len(group.records), -1), up, bias))
+        blocks.append(
+            Block(first, group.n_models, group.lanes, group.records.reshape(len(group.records), -1), up, bias)
+        )
     return blocks
 
 

@@ -200,6 +200,7 @@ def test_other_kinds_of_rows_predict_the_same(rng):
     want = model.predict(X)
     long = X.copy()
     long.indices, long.indptr = long.indices.astype(np.int64), long.indptr.astype(np.int64)
+    assert_bits(model.decision_function(long), model.decision_function(X))
     for Z in (long, X.tocsc(), X.toarray(), X.astype(np.float64)):
         assert (model.predict(Z) == want).all()
         np.testing.assert_allclose(model.decision_function(Z), model.decision_function(X), rtol=0, atol=1e-4)

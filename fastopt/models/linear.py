@@ -143,13 +143,14 @@ class Linear(Estimator):
         return np.asarray(X @ w + b)
 
     def _is_native(self, X: Any) -> bool:
-        trainer = self._models[0].trainer
-        return kernels.drivers is not None and X.dtype == trainer.dtype and X.indices.dtype == np.int32
+        return kernels.drivers is not None and X.dtype == self._models[0].trainer.dtype
 
     def _native_rows(self, X: Any) -> Rows | None:
         """CSR rows whose indices the kernel checks as it reads them; None where it cannot."""
         if not self._is_native(X):
             return None
+        if X.indices.dtype != np.int32:
+            return Rows(*checked_csr(X)[:3])
         indptr = X.indptr.astype(np.int64)
         if not X.indices.ndim == indptr.ndim == X.data.ndim == 1 or len(indptr) != X.shape[0] + 1:
             return None

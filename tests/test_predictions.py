@@ -11,6 +11,7 @@ from settings import assert_bits, native_builds
 
 import fastopt
 from fastopt import kernels
+from fastopt.csr import Rows
 from fastopt.models import LinearClassifier, predictions, reference
 from fastopt.models.files import load_model, save_model
 from fastopt.models.lanes import Lane
@@ -147,7 +148,7 @@ def test_the_first_of_equal_classes_wins_and_what_is_not_a_number_as_in_argmax(l
     model = fitted(rng, 20, 30, np.float32, **layout)
     X = sparse_rows(rng, 10, 30, np.float32)
     monkeypatch.setattr(predictions, "MOST_WEIGHTS", 30 * 4 * 8)
-    rows = predictions.Rows(X.indptr.astype(np.int64), X.indices, X.data)
+    rows = Rows(X.indptr.astype(np.int64), X.indices, X.data, X.shape)
 
     for weights in (
         np.zeros(20),

@@ -14,14 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from .. import checks, kernels
 from ..checks import Array
-from ..csr import checked_csr
+from ..csr import Rows, checked_csr
 from ..errors import HyperParameterError, StateError, UnsupportedError
 from ..optimizers.base import choose_backend
 from . import predictions
 from .batches import BatchTrainer, check_lasso
 from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor, Watch
 from .lanes import GROUP, AutoTrainer, Lane, LaneTrainer
-from .predictions import Rows
 from .samples import SampleTrainer, shrinking
 
 
@@ -150,14 +149,14 @@ class Linear(Estimator):
         if not self._is_native(X):
             return None
         if X.indices.dtype != np.int32:
-            return Rows(*checked_csr(X)[:3])
+            return checked_csr(X)
         indptr = X.indptr.astype(np.int64)
         if not X.indices.ndim == indptr.ndim == X.data.ndim == 1 or len(indptr) != X.shape[0] + 1:
             return None
         indices, data = np.ascontiguousarray(X.indices), np.ascontiguousarray(X.data)
         if indptr[0] < 0 or (indptr[1:] < indptr[:-1]).any() or indptr[-1] > min(len(indices), len(data)):
             return None
-        return Rows(indptr, indices, data)
+        return Rows(indptr, indices, data, X.shape)
 
     def _native_score(self, model: Model, X: Any) -> Array | None:
         """Scores of CSR rows by the kernel; None where it cannot."""
@@ -172,7 +171,7 @@ class Linear(Estimator):
         if (rows := self._native_rows(X)) is None:
             return None
         w, b = model.parameters()
-        failed = kernels.drivers.row_scores(*rows, w, float(b[0]), out, self._threads())
+        failed = kernels.drivers.row_scores(*rows[:3], w, float(b[0]), out, self._threads())
         return None if failed >= 0 else out  # the checks will say what is wrong
 
     def _score_all(self, models: Sequence[Model], X: Any) -> Array:

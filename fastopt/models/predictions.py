@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import kernels
 from ..checks import Array
-from ..csr import longest_row
+from ..csr import Rows, longest_row
 from .lanes import GROUP, Lane
 from .samples import zeros
 
@@ -19,18 +19,6 @@ MOST_WEIGHTS, MOST_SCORES = 1 << 28, 1 << 22
 PASS = 512
 #: Of so many models at once the weights are copied, those of each into its column.
 COPIED = 16
-
-
-class Rows(NamedTuple):
-    """CSR rows: offsets (int64) that have been checked, indices (int32) that the kernel checks, and data."""
-
-    indptr: Array
-    indices: Array
-    data: Array
-
-    @property
-    def n(self) -> int:
-        return len(self.indptr) - 1
 
 
 class Block(NamedTuple):
@@ -44,13 +32,13 @@ class Block(NamedTuple):
     bias: Array  #: shape (lanes,)
 
     def scores(self, rows: Rows, longest: int, out: Array, first: int, n_threads: int) -> bool:
-        """Write scores into `out`, from column `first` on; whether all indices are in range."""
+        """Write the scores into `out`, from column `first` on; returns whether all indices are in range."""
         table, size = kernels.table[self.weights.dtype.name], PASS // self.weights.itemsize
         for begin in range(0, self.lanes, size):
             lanes = slice(begin, min(begin + size, self.lanes))
             bad = kernels.drivers.predictions(
                 table,
-                *rows,
+                *rows[:3],
                 self.weights[:, lanes],
                 lanes.stop - begin,
                 None if self.up is None else self.up[lanes],
@@ -144,7 +132,7 @@ def scores(models: Sequence[Any], rows: Rows, n_threads: int) -> Array | None:
     if (found := blocks_of(models, rows)) is None:
         return None
     rows, blocks = found
-    longest, out = longest_row(rows.indptr), np.empty((rows.n, len(models)), models[0].trainer.dtype)
+    longest, out = longest_row(rows.indptr), np.empty((len(rows.indptr) - 1, len(models)), models[0].trainer.dtype)
     for block in blocks:
         if not block.scores(rows, longest, out, block.first, n_threads):
             return None
@@ -156,13 +144,13 @@ def likeliest(models: Sequence[Any], rows: Rows, n_threads: int) -> tuple[Array,
     if (found := blocks_of(models, rows)) is None:
         return None
     rows, blocks = found
-    longest, dtype = longest_row(rows.indptr), models[0].trainer.dtype
-    best, which = np.full(rows.n, -np.inf, dtype), np.zeros(rows.n, np.intp)
+    longest, dtype, n = longest_row(rows.indptr), models[0].trainer.dtype, len(rows.indptr) - 1
+    best, which = np.full(n, -np.inf, dtype), np.zeros(n, np.intp)
     for block in blocks:
         size = max(1, MOST_SCORES // (block.n_models * dtype.itemsize))
-        room = np.empty((min(size, rows.n), block.n_models), dtype)
-        for begin in range(0, rows.n, size):
-            piece = slice(begin, min(begin + size, rows.n))
+        room = np.empty((min(size, n), block.n_models), dtype)
+        for begin in range(0, n, size):
+            piece = slice(begin, min(begin + size, n))
             z = room[: piece.stop - begin]
             part = rows._replace(indptr=rows.indptr[begin : piece.stop + 1])
             if not block.scores(part, longest, z, 0, n_threads):

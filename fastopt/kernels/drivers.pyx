@@ -210,6 +210,7 @@ include "abreast.pxi"
 include "batches.pxi"
 include "factors.pxi"
 include "pairs.pxi"
+include "predictions.pxi"
 
 # ------------------------------------------------------------------------------------------------------- the plan
 

@@ -408,7 +408,7 @@ def test_what_is_wrong_is_said_after_calls_that_were_right(kind, rng):
         wrong("inconsistent numbers of samples", y=y[:7])
         wrong("features", X=X[:, :300])
         wrong("minimum of 1 is required", X=X[:0], y=y[:0])
-        wrong("1d array|y should be", y=np.stack([y, y], 1))
+        wrong("y has 2 columns|y of shape", y=np.stack([y, y], 1))
         for value, name in ((np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")):
             Z = X.copy()
             (Z.data if kind == "csr" else Z)[-1:] = value

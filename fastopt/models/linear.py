@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.special import logsumexp, softmax
-from sklearn.base import ClassifierMixin
-from sklearn.linear_model import LogisticRegression, PoissonRegressor, QuantileRegressor, SGDClassifier, SGDRegressor
+from sklearn.base import ClassifierMixin, clone
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    PoissonRegressor,
+    QuantileRegressor,
+    SGDClassifier,
+    SGDRegressor,
+)
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
 from .. import checks, kernels
 from ..checks import Array
 from ..csr import checked_csr
-from ..errors import HyperParameterError, StateError, UnsupportedError
+from ..errors import HyperParameterError, NonFiniteError, StateError, UnsupportedError
 from ..optimizers.base import choose_backend
 from .batches import BatchTrainer
-from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor, Watch
+from .estimators import (
+    CLASSIFIER_LOSSES,
+    REGRESSOR_LOSSES,
+    Classifier,
+    Columns,
+    Estimator,
+    Model,
+    Regressor,
+    Targets,
+    Watch,
+)
 from .lanes import GROUP, AutoTrainer, Lane, LaneTrainer
 from .samples import SampleTrainer
 
@@ -27,6 +47,8 @@ class Linear(Estimator):
     """Weights of features and an intercept, whose sum is the score."""
 
     _scores_show = True
+    _takes_tables = True
+    l2: Any
 
     def _check_rate(self) -> None:
         if not self._searches():
@@ -38,6 +60,45 @@ class Linear(Estimator):
             )
         if self._lasso():
             raise UnsupportedError("lr='auto' has no l1; give lr a number, or use optimizer='ftrl'")
+
+    def _l2s(self) -> list[Any]:
+        """The penalties that `fit` compares; none, where it is given one."""
+        l2 = self.l2
+        several = isinstance(l2, (list, tuple)) or (isinstance(l2, np.ndarray) and l2.ndim)
+        return list(l2) if several else []
+
+    def _check_l2(self) -> None:
+        if not (several := self._l2s()) and np.ndim(self.l2) == 0:
+            super()._check_l2()
+            return
+        if not 1 <= len(several) <= GROUP:
+            raise HyperParameterError(
+                f"l2 must be a number, or 1 to {GROUP} of them, which fit compares, got {len(several)}; "
+                "compare more by several calls of fit"
+            )
+        for k, one in enumerate(several):
+            checks.non_negative(f"l2[{k}]", one)
+        if callable(self.lr) or self._searches():
+            raise UnsupportedError(
+                f"fit compares several l2 at a number for lr, not lr={self.lr!r:.80}; give lr or l2 one"
+            )
+        if self.mode != "sequential" or self._lasso():
+            raise UnsupportedError(
+                "fit compares several l2 with mode='sequential' and no l1 except that of optimizer='ftrl'; give l2 one number"
+            )
+        if self.early_stopping or self.tol is not None or self.warm_start:
+            raise UnsupportedError(
+                "several l2 are compared after the same passes from the start, which early_stopping, tol and warm_start do "
+                "not make; leave these, or give l2 one number"
+            )
+
+    def _l2(self) -> float:
+        return float(getattr(self, "l2_", 0.0) if self._l2s() else self.l2)
+
+    def _check_partial_fit(self) -> None:
+        if self._l2s():
+            way = f", such as l2={self.l2_:g} that it chose" if hasattr(self, "l2_") else ""
+            raise UnsupportedError(f"partial_fit has no rows held out to compare several l2; give l2 one number{way}")
 
     def _searches(self) -> bool:
         return isinstance(self.lr, str) and self.lr == "auto"
@@ -67,7 +128,81 @@ class Linear(Estimator):
             return BatchTrainer(self._batch(), self._penalties()[1], *arguments)
         return SampleTrainer(*arguments)
 
+    def _is_multinomial(self) -> bool:
+        return False
+
+    def _passes(
+        self, X: Any, targets: Sequence[Array], weights: Array | None, epochs: int, fresh: bool, classes: Any = None
+    ) -> None:
+        l2s = self._l2s()
+        if not l2s:
+            super()._passes(X, targets, weights, epochs, fresh, classes)
+            return
+        before = self.__dict__.copy()
+        self._trying = tuple(map(float, l2s))
+        targets = targets if isinstance(targets, Targets) else Columns(np.stack(targets, axis=1))
+        try:
+            super()._passes(X, targets.repeated(len(l2s)), weights, epochs, fresh, classes)
+            del self._trying
+        except BaseException:  # the models that were compared are no one's
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Any) -> float:
+        if not self._trying:
+            return super()._mean_loss(models, watch, targets)
+        return min(filter(math.isfinite, self._losses_of(models, watch, targets)), default=math.nan)  # of the best
+
+    def _choose(self, watch: Watch, targets: Sequence[Array], indices: Array) -> None:
+        each = len(self._trying)
+        losses = np.array(self._losses_of(self._models, watch, targets)).reshape(-1, each)
+        means = np.array([math.fsum(column) / len(column) for column in losses.T.tolist()])
+        for best in np.argsort(means, kind="stable").tolist():
+            winners = self._models[best::each]
+            if np.isfinite(means[best]) and all(model.trainer.is_finite(indices) for model in winners):
+                break
+        else:
+            raise NonFiniteError(
+                f"training diverged with each l2 of {list(self._trying)}; use a smaller lr, or scale the features"
+            )
+        for model in winners:
+            model.trainer = model.trainer.alone()
+        self._models = winners
+        self.l2_, self.penalties_, self.validation_loss_ = self._trying[best], np.array(self._trying), means
+
+    def _apart(self, epochs: int) -> bool:
+        """Whether each model is trained by itself."""
+        return self._in_batches() or self._searches() or self.mode == "hogwild" or self._stops(epochs)
+
+    def _start(self, n_models: int, n_features: int, dtype: Any) -> None:
+        for name in ("l2_", "penalties_", "validation_loss_"):
+            self.__dict__.pop(name, None)
+        several = n_models > 1 and (self._is_multinomial() or not self._apart(self.epochs))
+        if not several and not self._trying:
+            super()._start(n_models, n_features, dtype)
+            return
+        size, options = n_models, dict[str, Any]()
+        arguments = [n_models, *self._with_penalty(n_features, dtype)]
+        if self._trying:  # the models of a target
+            size = len(self._trying)
+            own, _, l2s = zip(*map(self._penalties, self._trying), strict=True)
+            arguments[7] = list(l2s)
+            options = {"own": list(own) if own[0] else None, "groups": n_models // size}
+        elif self._is_multinomial():
+            arguments[5:7] = ["multinomial", float(n_models)]
+        else:  # a share of whole groups for each thread
+            size = -(-n_models // GROUP // self._threads()) * GROUP or GROUP
+        models = []
+        for start in range(0, n_models, size):
+            arguments[0] = min(size, n_models - start)
+            together = LaneTrainer(*arguments, **options)
+            models += [Model(Lane(together, k, start)) for k in range(arguments[0])]
+        self._began(models)
+
     def _set_rate(self, trainer: Any) -> None:
+        if self._trying:  # it has just been made with it
+            return
         own, l1, l2 = self._penalties()
         trainer.options = {**trainer.options, **own}
         if isinstance(trainer, AutoTrainer):
@@ -91,9 +226,28 @@ class Linear(Estimator):
         for model in self._models:
             if isinstance(model.trainer, AutoTrainer) and not self._searches():
                 model.trainer = model.trainer.alone()
-        return super()._jobs(targets, dtype, epochs)
+        lanes = [model.trainer for model in self._models]
+        if not isinstance(lanes[0], Lane):
+            return super()._jobs(targets, dtype, epochs)
+        if self._apart(epochs) and not self._is_multinomial():  # from now on each by itself
+            for model in self._models:
+                model.trainer = model.trainer.alone()
+            return super()._jobs(targets, dtype, epochs)
+        jobs = []
+        for lane in lanes:
+            if lane.k == 0:
+                models = slice(lane.start, lane.start + lane.group.n_models)
+                if self._trying:
+                    y = np.ascontiguousarray(targets[lane.start], dtype)
+                else:
+                    assert isinstance(targets, Targets)
+                    y = targets.abreast(models, lane.group.lanes, dtype)
+                jobs.append((lane.group, models, y))
+        return jobs
 
     def _prepare(self, indices: Array, n_rows: int, n_threads: int) -> None:
+        if isinstance(self._models[0].trainer, Lane):
+            return
         first, *others = (model.trainer for model in self._models)
         first.renumber(indices, n_rows, n_threads)
         for trainer in others:
@@ -155,17 +309,20 @@ class Linear(Estimator):
 
     @property
     def coef_(self) -> Array:
-        """Weights of the features, shape (1 or n_classes, n_features) in a classifier and (n_features,) in a regressor."""
+        """Weights of the features, shape (1 or n_classes, n_features) in a classifier and (n_features,) in a regressor.
+
+        Of several targets or labels, shape (n_targets, n_features).
+        """
         if not hasattr(self, "_models"):
             raise AttributeError("coef_ does not exist before fit")
         weights = [model.parameters()[0] for model in self._models]
-        if not isinstance(self, ClassifierMixin):
+        if not isinstance(self, ClassifierMixin) and self._columns is None:
             return weights[0]
         return weights[0][np.newaxis] if len(weights) == 1 else np.stack(weights)
 
     @property
     def intercept_(self) -> Array:
-        """The intercept, shape (1,), or one for each class."""
+        """The intercept, shape (1,), or one for each class or target."""
         if not hasattr(self, "_models"):
             raise AttributeError("intercept_ does not exist before fit")
         return np.concatenate([model.parameters()[1] for model in self._models])
@@ -334,57 +491,22 @@ class LinearClassifier(Linear, Classifier):
             return
         if self.loss != "log_loss":
             raise HyperParameterError(f"multi_class='multinomial' has loss='log_loss', not {self.loss!r}")
-        if self.mode != "sequential" or self._lasso() or self._searches():
+        if self.mode != "sequential" or self._lasso() or self._searches() or self._l2s():
             raise UnsupportedError(
-                "multi_class='multinomial' needs mode='sequential', a number or schedule for lr, and no l1 except that of "
-                "optimizer='ftrl'; change these, or use multi_class='ovr'"
+                "multi_class='multinomial' needs mode='sequential', a number or schedule for lr, one l2, and no l1 except that "
+                "of optimizer='ftrl'; change these, or use multi_class='ovr'"
             )
+
+    def _learn_labels(self, *arguments: Any) -> Classifier:
+        if self.multi_class == "multinomial":
+            raise UnsupportedError("multi_class='multinomial' is for classes of which a sample has one; use 'ovr'")
+        return super()._learn_labels(*arguments)
 
     def _training(self) -> dict[str, Any]:
         return {**super()._training(), "multi_class": self.multi_class}
 
     def _is_multinomial(self) -> bool:
-        return self.multi_class == "multinomial" and len(self.classes_) > 2
-
-    def _start(self, n_models: int, n_features: int, dtype: Any) -> None:
-        apart = self._in_batches() or self._searches() or self.mode == "hogwild" or self._stops(self.epochs)
-        if n_models == 1 or (apart and not self._is_multinomial()):
-            super()._start(n_models, n_features, dtype)
-            return
-        size = n_models
-        arguments = [n_models, *self._with_penalty(n_features, dtype)]
-        if self._is_multinomial():
-            arguments[5:7] = ["multinomial", float(n_models)]
-        else:  # a share of whole groups for each thread
-            size = -(-n_models // GROUP // self._threads()) * GROUP or GROUP
-        models = []
-        for start in range(0, n_models, size):
-            arguments[0] = min(size, n_models - start)
-            together = LaneTrainer(*arguments)
-            models += [Model(Lane(together, k, start)) for k in range(arguments[0])]
-        self._began(models)
-
-    def _jobs(self, targets: Any, dtype: Any, epochs: int) -> list[tuple[Any, slice, Array]]:
-        lanes = [model.trainer for model in self._models]
-        if not isinstance(lanes[0], Lane):
-            return super()._jobs(targets, dtype, epochs)
-        apart = self._in_batches() or self._searches() or self.mode == "hogwild" or self._stops(epochs)
-        if apart and not self._is_multinomial():  # from now on each by itself
-            for model in self._models:
-                model.trainer = model.trainer.alone()
-            return super()._jobs(targets, dtype, epochs)
-        jobs = []
-        for lane in lanes:
-            if lane.k == 0:
-                end = lane.start + lane.group.n_models
-                mine = (targets.codes >= lane.start) & (targets.codes < end)
-                place = np.where(mine, targets.codes - lane.start, lane.group.lanes).astype(np.int32)
-                jobs.append((lane.group, slice(lane.start, end), place))
-        return jobs
-
-    def _prepare(self, indices: Array, n_rows: int, n_threads: int) -> None:
-        if not isinstance(self._models[0].trainer, Lane):
-            super()._prepare(indices, n_rows, n_threads)
+        return self.multi_class == "multinomial" and self._columns is None and len(self.classes_) > 2
 
     def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Any) -> float:
         if not self._is_multinomial():
@@ -401,7 +523,7 @@ class LinearClassifier(Linear, Classifier):
     def to_sklearn(self) -> Any:
         """A fitted scikit-learn estimator with these weights, which predicts the same without fastopt.
 
-        ``SGDClassifier``; ``LogisticRegression`` of a multinomial model.
+        ``SGDClassifier``; ``LogisticRegression`` of a multinomial model; ``OneVsRestClassifier`` of several labels.
         """
         check_is_fitted(self)
         if self._is_multinomial():
@@ -410,7 +532,24 @@ class LinearClassifier(Linear, Classifier):
             return _fitted(whole, self, self.coef_)
         other = SGDClassifier(loss=self.loss, **_sgd_options(self), class_weight=self.class_weight)
         other.classes_ = self.classes_.copy()
-        return _fitted(other, self, self.coef_)
+        if self._columns is None:
+            return _fitted(other, self, self.coef_)
+        several = OneVsRestClassifier(other)
+        several.estimators_ = []
+        for k, coef in enumerate(self.coef_):
+            one = _fitted(clone(other), self, coef[np.newaxis])
+            one.classes_, one.intercept_ = np.arange(2), one.intercept_[k : k + 1]
+            several.estimators_.append(one)
+        several.label_binarizer_ = LabelBinarizer(sparse_output=True)
+        several.label_binarizer_.fit(np.eye(self._columns, dtype=int))
+        several.classes_ = several.label_binarizer_.classes_
+        several.n_features_in_ = self.n_features_in_
+        return several
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = tags.classifier_tags.multi_label = self.multi_class == "ovr"
+        return tags
 
 
 class LinearRegressor(Linear, Regressor):
@@ -474,23 +613,35 @@ class LinearRegressor(Linear, Regressor):
     def to_sklearn(self) -> Any:
         """A fitted scikit-learn estimator with these weights, which predicts the same without fastopt.
 
-        ``SGDRegressor``; ``QuantileRegressor`` or ``PoissonRegressor`` for those losses.
+        ``SGDRegressor``; ``QuantileRegressor`` or ``PoissonRegressor`` for those losses; ``LinearRegression`` of several targets.
         """
         check_is_fitted(self)
+        if self._columns is not None:
+            if self.loss == "poisson":
+                raise UnsupportedError(
+                    "scikit-learn has no Poisson regression of several targets; train each by itself"
+                )
+            return _fitted(LinearRegression(fit_intercept=self.fit_intercept), self, self.coef_)
         if self.loss == "quantile":
             other: Any = QuantileRegressor(quantile=self.quantile, alpha=self.l1, fit_intercept=self.fit_intercept)
         elif self.loss == "poisson":
-            other = PoissonRegressor(alpha=self.l2, fit_intercept=self.fit_intercept)
+            other = PoissonRegressor(alpha=self._l2(), fit_intercept=self.fit_intercept)
             other._base_loss = other._get_loss()
         else:
             other = SGDRegressor(loss=self.loss, epsilon=self.epsilon, **_sgd_options(self))
         return _fitted(other, self, self.coef_)
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
 
 def _sgd_options(model: Linear) -> dict[str, Any]:
     """The options of scikit-learn's SGD that mean what ours do."""
-    alpha = model.l1 + model.l2
-    penalty = "elasticnet" if model.l1 and model.l2 else "l1" if model.l1 else "l2"
+    l2 = model._l2()
+    alpha = model.l1 + l2
+    penalty = "elasticnet" if model.l1 and l2 else "l1" if model.l1 else "l2"
     return {
         "penalty": penalty,
         "alpha": alpha,

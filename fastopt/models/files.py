@@ -68,7 +68,7 @@ def save_model(
     """
     parameters = model.get_params()
     fields = parameters.pop("fields", None)
-    if hasattr(model, "l2_") and np.ndim(parameters["l2"]):
+    if hasattr(model, "l2_") and model._l2s():
         parameters["l2"] = model.l2_
     if isinstance(weights := parameters.get("class_weight"), Mapping):
         parameters["class_weight"] = list(weights.items())  # keys of JSON would be texts

@@ -64,11 +64,13 @@ class Linear(Estimator):
     def _l2s(self) -> list[Any]:
         """The penalties that `fit` compares; none, where it is given one."""
         l2 = self.l2
-        several = isinstance(l2, (list, tuple)) or (isinstance(l2, np.ndarray) and l2.ndim)
-        return list(l2) if several else []
+        if isinstance(l2, (float, str)) or not (isinstance(l2, Sequence) or getattr(l2, "ndim", 0) > 0):
+            return []
+        return list(l2)
 
     def _check_l2(self) -> None:
-        if not (several := self._l2s()) and np.ndim(self.l2) == 0:
+        several = self._l2s()
+        if not several and not hasattr(self.l2, "__len__"):
             super()._check_l2()
             return
         if not 1 <= len(several) <= GROUP:
@@ -138,6 +140,7 @@ class Linear(Estimator):
         if not l2s:
             super()._passes(X, targets, weights, epochs, fresh, classes)
             return
+        self._check_l2()  # a list may have changed
         before = self.__dict__.copy()
         self._trying = tuple(map(float, l2s))
         targets = targets if isinstance(targets, Targets) else Columns(np.stack(targets, axis=1))

@@ -85,7 +85,9 @@ def _parameter_names(cls: type) -> tuple[str, ...]:
 
 
 def _is_table(y: Any) -> bool:
-    """Whether targets have two dimensions: that of a list is found by its first entry."""
+    """Whether targets have two dimensions; of a list its first entry tells."""
+    if type(y) is np.ndarray:
+        return y.ndim == 2
     first = y[0] if type(y) in (list, tuple) and len(y) else None
     return len(getattr(y, "shape", ())) == 2 or isinstance(first, (list, tuple, np.ndarray))
 
@@ -397,8 +399,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         n = len(indptr) - 1
         stops = self._stops(epochs)
         holds_out = bool(self._trying) or (stops and self.early_stopping)
-        draws = self.shuffle or self.early_stopping or self._trying
-        random = check_random_state(self.random_state) if n > 1 and draws else None
+        draws = n > 1 and (self.shuffle or self.early_stopping or holds_out)
+        random = check_random_state(self.random_state) if draws else None
         seed = random.randint(0, 2**31 - 1, 4) if random is not None and self.shuffle else None
         visits = np.arange(n, dtype=np.int32) if w is None else np.flatnonzero(w).astype(np.int32)
         watch = None
@@ -455,6 +457,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
                 raise NonFiniteError(
                     "training diverged: weights are not finite; use a smaller lr, or scale the features"
                 )
+
+    def _passes_of_fit(self, *arguments: Any) -> None:
+        """`_passes` for `fit`, which may do more."""
+        self._passes(*arguments)
 
     def _split(self, visits: Array, random: Any, classes: Array | None) -> tuple[Array, Array]:
         """Rows to learn from and rows held out, both in rising order."""
@@ -672,7 +678,8 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         ----------
         X : CSR matrix or array, or ndarray, shape (n_samples, n_features)
         y : array-like, shape (n_samples,)
-            Labels of any kind.
+            Labels of any kind. For linear models also of shape (n_samples, n_labels), dense or sparse: 1 where a sample has
+            the label, else 0.
         sample_weight : array-like, shape (n_samples,), optional
             Not negative. The gradient of a sample's loss is multiplied by its weight; samples of weight 0 are left out. In
             minibatch mode only the ratios of weights count.
@@ -711,7 +718,8 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
                 raise StateError(
                     "class_weight and sample_weight leave every sample a weight of 0: there is nothing to learn from"
                 )
-            self._passes(self._as_trained(X, not kept), self._targets(codes), weights, self.epochs, not kept, codes)
+            X = self._as_trained(X, not kept)
+            self._passes_of_fit(X, self._targets(codes), weights, self.epochs, not kept, codes)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Classifier:
@@ -722,7 +730,7 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         X, y, sample_weight
             As in `fit`.
         classes : array-like, shape (n_classes,)
-            All labels; needed at the first call.
+            All labels; needed at the first call, but where `y` has a column for each.
         """
         self._look()
         self._check_partial_fit()
@@ -770,11 +778,12 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         if fresh:
             self.classes_, self._columns = labels, len(labels)
         self._check_columns(len(labels))
-        self._passes(self._as_trained(X, fresh), Columns(np.where(y == 1, 1.0, -1.0)), weights, epochs, fresh)
+        passes = self._passes_of_fit if kept else self._passes
+        passes(self._as_trained(X, fresh), Columns(np.where(y == 1, 1.0, -1.0)), weights, epochs, fresh)
         return self
 
     def decision_function(self, X: Any) -> Array:
-        """Scores, shape (n_samples,), positive where ``classes_[1]`` is predicted; (n_samples, n_classes) for more classes."""
+        """Scores, shape (n_samples,), positive where ``classes_[1]`` is predicted; (n_samples, n_classes) for more classes, or labels."""
         return self._scores(X)
 
     def predict(self, X: Any) -> Array:
@@ -841,13 +850,15 @@ class Regressor(RegressorMixin, Estimator):  # type: ignore[misc]
         if fresh:
             self._columns = columns
         self._check_columns(columns)
-        self._passes(X, [y] if columns is None else Columns(y), weights, epochs, fresh)
+        passes = self._passes_of_fit if kept else self._passes
+        passes(X, [y] if columns is None else Columns(y), weights, epochs, fresh)
         return self
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Regressor:
         """Train from the start, or on with `warm_start`.
 
-        `X` and `sample_weight` as in `LinearClassifier.fit`; `y` array-like of numbers, shape (n_samples,).
+        `X` and `sample_weight` as in `LinearClassifier.fit`; `y` array-like of numbers, shape (n_samples,), for linear models
+        also (n_samples, n_targets).
         """
         with self._as_before():
             self._look()

@@ -64,7 +64,7 @@ class Linear(Estimator):
     def _l2s(self) -> list[Any]:
         """The penalties that `fit` compares; none, where it is given one."""
         l2 = self.l2
-        if isinstance(l2, (float, str)) or not (isinstance(l2, Sequence) or getattr(l2, "ndim", 0) > 0):
+        if type(l2) is float or isinstance(l2, str) or not (isinstance(l2, Sequence) or getattr(l2, "ndim", 0) > 0):
             return []
         return list(l2)
 
@@ -133,19 +133,17 @@ class Linear(Estimator):
     def _is_multinomial(self) -> bool:
         return False
 
-    def _passes(
-        self, X: Any, targets: Sequence[Array], weights: Array | None, epochs: int, fresh: bool, classes: Any = None
-    ) -> None:
+    def _passes_of_fit(self, X: Any, targets: Sequence[Array], *arguments: Any) -> None:
         l2s = self._l2s()
         if not l2s:
-            super()._passes(X, targets, weights, epochs, fresh, classes)
+            self._passes(X, targets, *arguments)
             return
         self._check_l2()  # a list may have changed
         before = self.__dict__.copy()
         self._trying = tuple(map(float, l2s))
         targets = targets if isinstance(targets, Targets) else Columns(np.stack(targets, axis=1))
         try:
-            super()._passes(X, targets.repeated(len(l2s)), weights, epochs, fresh, classes)
+            self._passes(X, targets.repeated(len(l2s)), *arguments)
             del self._trying
         except BaseException:  # the models that were compared are no one's
             self.__dict__.clear()
@@ -229,15 +227,14 @@ class Linear(Estimator):
         for model in self._models:
             if isinstance(model.trainer, AutoTrainer) and not self._searches():
                 model.trainer = model.trainer.alone()
-        lanes = [model.trainer for model in self._models]
-        if not isinstance(lanes[0], Lane):
+        if not isinstance(self._models[0].trainer, Lane):
             return super()._jobs(targets, dtype, epochs)
         if self._apart(epochs) and not self._is_multinomial():  # from now on each by itself
             for model in self._models:
                 model.trainer = model.trainer.alone()
             return super()._jobs(targets, dtype, epochs)
         jobs = []
-        for lane in lanes:
+        for lane in [model.trainer for model in self._models]:
             if lane.k == 0:
                 models = slice(lane.start, lane.start + lane.group.n_models)
                 if self._trying:
@@ -332,12 +329,12 @@ class Linear(Estimator):
 
 
 class LinearClassifier(Linear, Classifier):
-    """Linear classifier of two or more classes, trained on CSR or dense data by any optimizer of fastopt.
+    """Linear classifier of two or more classes, or of several labels, trained on CSR or dense data by any optimizer of fastopt.
 
     Minimizes the mean loss + l2/2 |w|^2 + l1 |w|_1, the intercept not penalized. The penalties are proximal: after each
     step ``w <- soft(w, lr * l1) / (1 + lr * l2)``, not scaled by adaptive rates; features that a sample lacks are caught up
     exactly when they are next read. The state of a feature stands still while samples lack it. More than two classes are
-    trained one against the rest.
+    trained one against the rest. Of labels a sample may have any number: `y` is then a matrix of 0 and 1, a column for each.
 
     Parameters
     ----------
@@ -358,8 +355,8 @@ class LinearClassifier(Linear, Classifier):
         Samples of a step of ``mode="minibatch"``.
     l1 : float, default 0
         Makes weights exactly 0. Not for ``mode="hogwild"``.
-    l2 : float, default 0
-        See the table below.
+    l2 : float, or sequence of up to 8 floats, default 0
+        See the table below. Of several, `fit` keeps the best, see Notes.
     mode : {"sequential", "minibatch", "hogwild"}, default "sequential"
         ``"sequential"``: a step for each sample, with the same bits on every machine. ``"minibatch"``: a step for each
         `batch_size` samples with the mean of their gradients, on `n_jobs` threads, with the same bits for any number
@@ -369,11 +366,11 @@ class LinearClassifier(Linear, Classifier):
         large for several. Below some ten thousand samples it gains little.
     n_jobs : int, optional
         Threads; None is 1, -1 is `fastopt.get_num_threads()`. In sequential mode they share the classes, where there are
-    more than two, with the same bits. Predictions for many sparse rows use them, too, with the same bits.
+        more than two, or the labels, with the same bits. Predictions for many sparse rows use them, too, with the same bits.
     shuffle : bool, default True
         Visit the samples in a new random order in each epoch.
     random_state : int, RandomState or None
-        Seed of the order, and of the split of `early_stopping`.
+        Seed of the order, and of the split of `early_stopping` and of several `l2`.
     early_stopping : bool, default False
         Hold out `validation_fraction` of the samples (stratified), and stop when their mean loss has not fallen by more than
         `tol` for `n_iter_no_change` passes. scikit-learn looks at the accuracy instead. The weights are those of the
@@ -392,7 +389,7 @@ class LinearClassifier(Linear, Classifier):
         Print the mean loss after each pass.
     class_weight : dict, "balanced" or None
         Weights of classes, multiplied into those of their samples; a class that a dict lacks has weight 1. ``"balanced"``:
-        the number of samples by the number of classes and that of the class's samples, by weight.
+        the number of samples by the number of classes and that of the class's samples, by weight. Not for several labels.
     fit_intercept : bool, default True
     multi_class : {"ovr", "multinomial"}, default "ovr"
         More than two classes: a model for each, against the rest, or one whose probabilities are the softmax of its scores
@@ -403,15 +400,22 @@ class LinearClassifier(Linear, Classifier):
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
-    coef_ : ndarray, shape (1, n_features), or (n_classes, n_features) where there are more than two
+        Of several labels their numbers from 0.
+    coef_ : ndarray, shape (1, n_features), or (n_classes, n_features) where there are more than two, or labels
     intercept_ : ndarray, shape (1,) or (n_classes,)
     n_features_in_ : int
     n_iter_ : int
         Passes of the last `fit`.
     t_ : int
         Samples learned so far.
+    l2_ : float
+        The penalty that `fit` chose of several.
+    penalties_ : ndarray, shape (n_penalties,)
+        Those that it compared.
+    validation_loss_ : ndarray, shape (n_penalties,)
+        Their mean losses on the rows held out, without the penalty; infinite or NaN where a model diverged.
     lr_ : float, or ndarray of shape (n_classes,)
-        The rate that ``lr="auto"`` chose, or while it searches the best so far; for more than two classes that of each.
+        The rate that ``lr="auto"`` chose, or while it searches the best so far; for more than two classes, or labels, that of each.
     rates_ : ndarray, shape (8,) or (n_classes, 8)
         The rates that it tries.
     progressive_loss_ : ndarray, shape (8,) or (n_classes, 8)
@@ -430,6 +434,13 @@ class LinearClassifier(Linear, Classifier):
     momentum); for others 1/8 to 16 times the default rate of the class. A rate that is best for one pass is too
     large for several: in later passes of the same `fit` it is divided by the number of passes since, by its root for Adagrad,
     and not for Adan, ASGD, NAdam and others whose states may hold the rate. Not for ``mode="minibatch"`` and `l1`.
+
+    Several `l2` are compared by models side by side, each with the bits of a fit by itself: `fit` holds out `validation_fraction` of the
+    samples (stratified by class) as `early_stopping` does, makes its passes over the others, and keeps the models of the
+    penalty with the least mean loss on those held out; of several classes or labels it is the least mean over them, one penalty for all.
+    The held-out rows are not learned afterwards; ``set_params(l2=model.l2_).fit(X, y)`` learns all. They need a number for lr,
+    ``mode="sequential"``, no `l1` (but FTRL's), and the same passes for all: no `early_stopping`, `tol` or `warm_start`. `partial_fit`
+    takes one `l2`. The memory is that of 8 models for each class.
 
     Several classes side by side need ``n_features * (1 + states) * n_classes`` numbers, the classes rounded up to a multiple of 8;
     if the machine has less memory, `fit` says so before it allocates.
@@ -566,7 +577,7 @@ class LinearRegressor(Linear, Regressor):
         ``"quantile"``, the pinball loss of `quantile`; ``"poisson"``, exp(z) - y z for counts y, of which `predict` returns
         the mean exp(z).
     optimizer, lr, epochs, batch_size, l1, l2, mode, n_jobs, shuffle, random_state
-        As in `LinearClassifier`, and so are the attributes of ``lr="auto"``.
+        As in `LinearClassifier`, and so are the attributes of ``lr="auto"`` and of several `l2`; each target has its own rate.
     early_stopping, validation_fraction, n_iter_no_change, warm_start, average, tol, verbose, fit_intercept
         As in `LinearClassifier`.
     epsilon : float, default 0.1
@@ -575,13 +586,19 @@ class LinearRegressor(Linear, Regressor):
 
     Attributes
     ----------
-    coef_ : ndarray, shape (n_features,)
-    intercept_ : ndarray, shape (1,)
+    coef_ : ndarray, shape (n_features,), or (n_targets, n_features) where `y` has two dimensions
+    intercept_ : ndarray, shape (1,) or (n_targets,)
     n_features_in_ : int
     n_iter_ : int
         Passes of the last `fit`.
     t_ : int
         Samples learned so far.
+
+    Notes
+    -----
+    Several targets, `y` of shape (n_samples, n_targets), are trained side by side, each with the bits of a fit by itself, so that a
+    feature is fetched once for all; `n_jobs` threads share them. With ``mode="minibatch"``, ``"hogwild"``, `l1`, ``lr="auto"``,
+    `early_stopping` and `tol` they are trained one by one.
     """
 
     _losses = REGRESSOR_LOSSES

@@ -16,6 +16,7 @@ from test_lanes import arguments, same
 from test_models import rows
 
 import fastopt
+from fastopt.cli import main
 from fastopt.models import FFMClassifier, FMClassifier, FMRegressor, LinearClassifier, LinearRegressor, lanes
 from fastopt.models.files import load_model, save_model
 from fastopt.models.lanes import Lane, LaneTrainer
@@ -239,6 +240,20 @@ def test_streams_of_several_targets(rng):
     bad[150, 3] = np.nan
     with pytest.raises(fastopt.StateError, match="row 151"):
         fit_stream(LinearRegressor(), [(X, bad)])
+    for y in (Y[:, 0], Y[:, :4]):
+        with pytest.raises(fastopt.ShapeError, match="training began with 11 columns"):
+            fit_stream(LinearRegressor().fit(X, Y), [(X, y)])
+    with pytest.raises(fastopt.ShapeError, match="training began with one dimension"):
+        fit_stream(LinearRegressor().fit(X, Y[:, 0]), [(X[:11], Y[:11])])
+
+
+def test_the_command_line_has_one_label_a_row(rng, tmp_path, capsys):
+    X, Y = problem(rng)
+    (tmp_path / "rows.svm").write_text("1 1:0.5\n")
+    reader = {"form": "svmlight", "label": None, "above": None, "texts": False, "zero_based": False}
+    save_model(tmp_path / "m.npz", LinearRegressor().fit(X, Y), reader=reader)
+    assert main(["predict", str(tmp_path / "m.npz"), str(tmp_path / "rows.svm")]) == 2
+    assert "several targets" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------- several labels
@@ -455,8 +470,19 @@ def test_a_grid_that_fails_leaves_the_model(rng, monkeypatch):
     with pytest.raises(fastopt.UnsupportedError, match="partial_fit has no rows held out"):
         model.partial_fit(X, y)
     model.set_params(lr=1e30, optimizer="sgd")
-    with pytest.raises(fastopt.NonFiniteError, match="each l2"):
+    with pytest.raises(fastopt.NonFiniteError, match="none has finite weights"):
         model.fit(X[:, :30], np.stack([y, y], axis=1))
+    train = LaneTrainer.train
+
+    def interrupted(*arguments):
+        train(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LaneTrainer, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.set_params(lr=0.1).fit(X[:, :30], np.stack([y, y], axis=1))
+    monkeypatch.undo()
+    assert (model.t_, model.n_iter_, model.n_features_in_) == (2000, 5, 60)
     assert set(vars(model)) == known
     assert_bits(model.coef_, before)
     assert_bits(model.predict(X), predicted)
@@ -473,8 +499,10 @@ def test_a_grid_that_fails_leaves_the_model(rng, monkeypatch):
 
 
 def test_a_penalty_that_diverges_is_not_kept(rng):
-    """Of two models one keeps its weights small enough."""
+    """Of two models one keeps its weights small enough. Where no loss is finite there is no least one."""
     X, Y = problem(rng, dtype=np.float64)
+    with pytest.raises(fastopt.NonFiniteError, match="a finite loss on the rows held out"):
+        LinearRegressor(l2=[0.0, 1.0], random_state=0).fit(X, np.where(np.arange(400) % 2, 1e200, -1e200))
     options = {"optimizer": "sgd", "lr": 20.0, "epochs": 30, "random_state": 0, "fit_intercept": False}
     model = LinearRegressor(l2=[0.0, 1e3], **options).fit(X * 3, Y[:, 0])
     assert model.l2_ == 1e3

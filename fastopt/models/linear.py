@@ -165,7 +165,8 @@ class Linear(Estimator):
                 break
         else:
             raise NonFiniteError(
-                f"training diverged with each l2 of {list(self._trying)}; use a smaller lr, or scale the features"
+                f"of the l2 {list(self._trying)} none has finite weights and a finite loss on the rows held out: training "
+                "diverged; use a smaller lr, or scale the features"
             )
         for model in winners:
             model.trainer = model.trainer.alone()

@@ -196,6 +196,8 @@ def checked_labels(model: Any, y: Array, classes: Array | None, done: int) -> Ar
     if y.dtype.kind == "f" and not (known := np.isfinite(y)).all():
         at = np.unravel_index(int(known.argmin()), y.shape)
         raise StateError(f"row {done + 1 + int(at[0])} of the stream has the label {y[at]}")
+    if hasattr(model, "_models"):
+        model._check_columns(y.shape[1] if y.ndim == 2 else None)
     if not hasattr(model, "decision_function"):
         return None
     if y.ndim == 2:

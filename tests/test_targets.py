@@ -508,3 +508,13 @@ def test_a_penalty_that_diverges_is_not_kept(rng):
     assert model.l2_ == 1e3
     assert not np.isfinite(model.validation_loss_[0])
     assert np.isfinite(model.coef_).all()
+
+
+def test_weights_that_are_not_finite_are_not_kept(rng, monkeypatch):
+    X, Y = problem(rng)
+    options = {"l2": [1e-3, 0.1, 1.0], "random_state": 0}
+    best = LinearRegressor(**options).fit(X, Y[:, 0])
+    assert best.l2_ == 1e-3
+    whole = Lane.is_finite
+    monkeypatch.setattr(Lane, "is_finite", lambda lane, indices: lane.k != 0 and whole(lane, indices))
+    assert LinearRegressor(**options).fit(X, Y[:, 0]).l2_ == 0.1

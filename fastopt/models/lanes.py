@@ -1,5 +1,6 @@
 """Linear models side by side: one record for each feature holds the weights and states of all ("lanes"), so that one fetch and
-one vector instruction serve several. For eight learning rates at once, one against the rest, and multinomial models."""
+one vector instruction serve several. For eight learning rates or penalties at once, one against the rest, several targets, and
+multinomial models."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""``lr="auto"`` beside fits at one rate and a grid of eight, classes side by side beside one by one, on sparse float32 rows.
+"""``lr="auto"`` beside fits at one rate and a grid of eight; classes, targets and penalties side by side beside one by one.
 
-The data of bench/linear.py. Fits take turns; the least of several times counts. Where the package vowpalwabbit is there, its
+The data of bench/linear.py, sparse float32 rows. Fits take turns; the least of several times counts. Where the package vowpalwabbit is there, its
 default pass over text is the other side of the held-out loss.
 
 ``python bench/lanes.py [--quick] [--rounds N] [--epochs E]``
@@ -22,11 +22,12 @@ from linear import L2, features, labels, log_loss
 from text import BITS, vowpal, vowpalwabbit, write
 
 from fastopt.errors import NonFiniteError
-from fastopt.models import LinearClassifier
+from fastopt.models import LinearClassifier, LinearRegressor
 
 OPTIMIZERS = ("sgd", "adagrad", "adam", "ftrl")
 MOST = 1.3  # times one rate
 WORSE = 1.002  # times the held-out loss of the best of the grid
+GRID = [0.0, *(10.0**-k for k in range(9, 2, -1))]  # eight penalties
 
 
 def default_pass(X: Any, y: Any, T: Any, c: Any) -> float:
@@ -52,6 +53,46 @@ def fit(lr: Any, optimizer: str, epochs: int, seed: int, X: Any, y: Any) -> tupl
     except NonFiniteError:
         model = None
     return model, time.thread_time() - start
+
+
+def seconds_of(model: Any, X: Any, y: Any) -> float:
+    start = time.thread_time()
+    model.fit(X, y)
+    return time.thread_time() - start
+
+
+def eight_at_once(rng: np.random.Generator, rounds: int, X: Any, y: Any) -> None:
+    """Eight penalties, chosen on held-out rows, and eight targets, beside as many fits one after the other."""
+    part = slice(len(y) // 10, None)  # as many rows as fit learns from where it holds some out
+    targets = (X @ rng.standard_normal((X.shape[1], 8)).astype(np.float32)).astype(np.float32)
+    targets /= targets.std()
+    lines = []
+    for optimizer in OPTIMIZERS:
+        options: dict[str, Any] = {"optimizer": optimizer, "lr": 0.005 if optimizer == "adam" else 0.05, "epochs": 3}
+        taken: dict[str, list[float]] = {"grid": [], "fits": [], "targets": [], "each": []}
+        for seed in range(rounds):
+            options["random_state"] = seed
+            grid = LinearClassifier(l2=GRID, **options)
+            taken["grid"].append(seconds_of(grid, X, y))
+            taken["fits"].append(sum(seconds_of(LinearClassifier(l2=l2, **options), X[part], y[part]) for l2 in GRID))
+            taken["targets"].append(seconds_of(LinearRegressor(**options), X, targets))
+            taken["each"].append(sum(seconds_of(LinearRegressor(**options), X, t) for t in targets.T))
+            print(f"  {optimizer} eight at once, round {seed}", file=sys.stderr)
+        best = {k: min(times) for k, times in taken.items()}
+        lines.append(
+            [
+                optimizer,
+                f"{best['fits']:.2f}",
+                f"{best['grid']:.2f}",
+                f"{best['fits'] / best['grid']:.1f} x",
+                f"{grid.l2_:.0e}",
+                f"{best['each']:.2f}",
+                f"{best['targets']:.2f}",
+                f"{best['each'] / best['targets']:.1f} x",
+            ]
+        )
+    print("\nEight models at once, three passes: seconds of eight fits, and of one of all\n")
+    print(table(["", "eight l2", "at once", "", "chosen", "eight targets", "at once", ""], lines))
 
 
 def main() -> None:
@@ -121,6 +162,7 @@ def main() -> None:
                 times.append(time.thread_time() - start)
         lines.append([str(n), *(f"{min(times) / min(single):.2f}" for times in taken.values())])
     print(table(["classes", "one against the rest", "multinomial"], lines))
+    eight_at_once(rng, 2 if args.quick else min(rounds, 5), A, b)
 
 
 if __name__ == "__main__":

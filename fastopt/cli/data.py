@@ -194,6 +194,8 @@ def to_train(args: argparse.Namespace, classify: bool) -> Samples:
 
 def of_model(args: argparse.Namespace, saved: Any) -> Samples:
     """Samples to be read as those that a model was trained on."""
+    if saved.model._columns is not None:
+        raise UnsupportedError(f"{args.model} has several targets, and rows of files have one label; predict in Python")
     try:
         reader = Reader(**saved.reader)
         if reader.form not in FORMS or (reader.form in TABLES) != (saved.hasher is not None):

@@ -27,7 +27,9 @@ cdef struct Abreast:
     const int64_t *indptr
     const int32_t *indices
     const char *data
-    const char *y               # targets that all models share, or
+    const char *y               # targets that all models share, or those of each, or
+    Py_ssize_t columns          # of the targets; the models beyond them have 0
+    bint apart                  # each model has its own column
     const int32_t *classes      # the model whose target is 1, where the others' are -1
     const char *weights         # of the samples, or NULL: all 1
     const int32_t *order        # NULL: as they stand
@@ -119,7 +121,7 @@ cdef void train_abreast(const Abreast *m, real *p) noexcept nogil:
     cdef bint shrinks = False
     for k in range(lanes):
         shrinks = shrinks or m.shrink[k] != 1
-        y[k] = -1
+        y[k] = -1 if m.classes != NULL else 0
     rescale(m, up, down)
     for i in range(m.n):
         r = m.order[i] if m.order != NULL else i
@@ -132,7 +134,7 @@ cdef void train_abreast(const Abreast *m, real *p) noexcept nogil:
                 if m.classes != NULL:
                     FO_PREFETCH_READ(m.classes + m.order[i + 24])
                 else:
-                    FO_PREFETCH_READ(<const real *>m.y + m.order[i + 24])
+                    FO_PREFETCH_READ(<const real *>m.y + m.order[i + 24] * m.columns)
             if i + 8 < m.n:
                 ahead = m.indptr[m.order[i + 8]]
                 j = m.indptr[m.order[i + 8] + 1]
@@ -159,6 +161,9 @@ cdef void train_abreast(const Abreast *m, real *p) noexcept nogil:
         m.scores(total, lanes, z, own_sums, p, x)
         if m.classes != NULL:
             y[m.classes[r]] = 1
+        elif m.apart:
+            for k in range(m.columns):
+                y[k] = (<const real *>m.y)[r * m.columns + k]
         else:
             for k in range(lanes):
                 y[k] = (<const real *>m.y)[r]
@@ -198,8 +203,9 @@ def abreast(addresses, str span, int n_states, str loss, double parameter, Py_ss
     """Train `lanes` models, a multiple of 8, on the same `n` CSR rows in `order`.
 
     Rule-blind, as `samples`, and of the same arguments, but: a record holds the weights of all models, then each state of all
-    models. Targets are `y`, or 1 for the model classes[r] (int32) and -1 for the others. `scale` and `shrink`: float64, one for
-    each model; `scale` is overwritten. The losses of samples from `look` on are added to `sums`, float64.
+    models. Targets are `y`, of shape (rows,), or (rows, models) where each model has its own; or 1 for the model classes[r]
+    (int32) and -1 for the others. `scale` and `shrink`: float64, one for each model; `scale` is overwritten. The losses of
+    samples from `look` on are added to `sums`, float64.
 
     `h` is a row of scalars for each sample, or one for all; or such rows for each model, of shape (models, rows, scalars). With
     `rates`, of shape (rows, models), the span computes moves from 0, and each is multiplied by its model's rate.
@@ -228,6 +234,8 @@ def abreast(addresses, str span, int n_states, str loss, double parameter, Py_ss
     m.records, m.bias = <char *>buffer(records, 1), <char *>buffer(bias, 1)
     m.indptr, m.indices, m.data = <const int64_t *>buffer(indptr), <const int32_t *>buffer(indices), <const char *>buffer(data)
     m.y, m.classes = <const char *>buffer(y), <const int32_t *>buffer(classes)
+    m.apart = y is not None and y.ndim == 2
+    m.columns = y.shape[1] if m.apart else 1
     m.weights, m.order = <const char *>buffer(weights), <const int32_t *>buffer(order)
     m.h = <const char *>buffer(h) + SPAN * itemsize
     m.h_apart = h.strides[0] if own_scalars else 0

@@ -86,6 +86,14 @@ def _parameter_names(cls: type) -> tuple[str, ...]:
     return tuple(inspect.signature(cls).parameters)
 
 
+def _is_table(y: Any) -> bool:
+    """Whether targets have two dimensions; of a list its first entry tells."""
+    if type(y) is np.ndarray:
+        return y.ndim == 2
+    first = y[0] if type(y) in (list, tuple) and len(y) else None
+    return len(getattr(y, "shape", ())) == 2 or isinstance(first, (list, tuple, np.ndarray))
+
+
 def _plain_labels(y: Any, n: int) -> Array | None:
     """`y` as an array, if it is of `n` finite numbers or of texts, one after the other; else None."""
     if type(y) is list:
@@ -153,6 +161,11 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
     _losses: tuple[str, ...] = ()
     #: Whether the score of a row is not finite wherever one of its entries is not, and weights are.
     _scores_show = False
+    #: Whether targets may be a matrix; how many columns those of the present models have: None: they are one-dimensional.
+    _takes_tables = False
+    _columns: int | None = None
+    #: The penalties that `fit` compares just now, with a model for each; the models of a target stand together.
+    _trying: tuple[float, ...] = ()
     _checked: tuple[Any, ...] = ()  # the parameters that have been checked, and those that the trainers have
     _set: tuple[Any, ...] | None = None
     loss: str
@@ -226,8 +239,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         checks.integer(1)("epochs", self.epochs)
         checks.integer(1, 2**31 - 1)("batch_size", self.batch_size)
         checks.non_negative("l1", self.l1)
-        checks.non_negative("l2", self.l2)
         checks.one_of(*MODES)("mode", self.mode)
+        self._check_l2()
         if self.mode == "hogwild" and self._lasso():
             raise UnsupportedError("mode='hogwild' has no l1; use 'sequential' or 'minibatch', or optimizer='ftrl'")
         if self.n_jobs is not None:
@@ -247,6 +260,16 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _check_rate(self) -> None:
         checks.rate("lr", self.lr)
+
+    def _check_l2(self) -> None:
+        checks.non_negative("l2", self.l2)
+
+    def _l2(self) -> float:
+        """The penalty of the models."""
+        return float(self.l2)
+
+    def _check_partial_fit(self) -> None:
+        """Raise if the parameters are not for partial_fit."""
 
     def _rate(self) -> Any:
         """The rate that trainers are made with."""
@@ -279,7 +302,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             yield
         except BaseException:
             if "_models" in before and self._models is before["_models"]:
-                for name in ("n_features_in_", "feature_names_in_", "classes_"):
+                for name in ("n_features_in_", "feature_names_in_", "classes_", "_columns"):
                     self.__dict__.pop(name, None)
                     if name in before:
                         setattr(self, name, before[name])
@@ -336,11 +359,12 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         self._trained_as = self._training()
         self.t_ = 0
 
-    def _penalties(self) -> tuple[dict[str, float], float, float]:
+    def _penalties(self, l2: float | None = None) -> tuple[dict[str, float], float, float]:
         """Options of the optimizer, and the proximal penalties l1 and l2."""
+        l2 = self._l2() if l2 is None else l2
         if by_name(self.optimizer)[0] is FTRL:
-            return {"l1": float(self.l1), "l2": float(self.l2) / 2}, 0.0, 0.0  # it counts l2 twice
-        return {}, float(self.l1), float(self.l2)
+            return {"l1": float(self.l1), "l2": l2 / 2}, 0.0, 0.0  # it counts l2 twice
+        return {}, float(self.l1), l2
 
     def _training(self) -> dict[str, Any]:
         """The parameters that must stay as they are between calls of partial_fit."""
@@ -386,14 +410,16 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         if not fresh:
             self._check_going_on(shape[1])
         n = len(indptr) - 1
-        random = check_random_state(self.random_state) if n > 1 and (self.shuffle or self.early_stopping) else None
+        stops = self._stops(epochs)
+        holds_out = bool(self._trying) or (stops and self.early_stopping)
+        draws = n > 1 and (self.shuffle or self.early_stopping or holds_out)
+        random = check_random_state(self.random_state) if draws else None
         seed = random.randint(0, 2**31 - 1, 4) if random is not None and self.shuffle else None
         visits = np.arange(n, dtype=np.int32) if w is None else np.flatnonzero(w).astype(np.int32)
-        stops = self._stops(epochs)
         watch = None
-        if (stops or self.verbose) and len(visits):
+        if (stops or holds_out or self.verbose) and len(visits):
             seen = visits
-            if stops and self.early_stopping:
+            if holds_out:
                 visits, seen = self._split(visits, random, classes)
             matrix = sparse.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=shape)
             watch = Watch(matrix[seen], seen, None if weights is None else weights[seen])
@@ -427,14 +453,12 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
                     break
                 for model in models:
                     model.end_pass(int(self.average))
-                if watch is None:
+                if watch is None or not (stops or self.verbose):
                     continue
                 loss = self._mean_loss(models, watch, targets[which])
                 if self.verbose:
-                    first, last = which.start, which.start + len(models) - 1
-                    whose = f"class {first}, " if first == last else f"classes {first} to {last}, "
-                    whose = "" if len(jobs) == 1 else whose
-                    kind = "validation" if stops and self.early_stopping else "training"
+                    whose = "" if len(jobs) == 1 else self._whose(which)
+                    kind = "validation" if holds_out else "training"
                     print(f"{whose}epoch {epoch + 1}: {kind} loss {loss:.6g}")
                 waited = 0 if loss < best - (self.tol or 0.0) else waited + 1
                 if stops and self.early_stopping and loss < best:
@@ -454,6 +478,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             made = [run(k) for k in range(len(jobs))]
         self.n_iter_ = max(made)
         self.t_ += len(visits) * self.n_iter_
+        if self._trying and watch is not None:
+            self._choose(watch, targets, indices)
         lost = [model for model in self._models if model.lost or not model.trainer.is_finite(indices)]
         if not all(model.keeps_finite() for model in lost):
             raise NonFiniteError("training diverged: weights are not finite; use a smaller lr, or scale the features")
@@ -467,6 +493,10 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
                 stacklevel=3,
             )
 
+    def _passes_of_fit(self, *arguments: Any) -> None:
+        """`_passes` for `fit`, which may do more."""
+        self._passes(*arguments)
+
     def _split(self, visits: Array, random: Any, classes: Array | None) -> tuple[Array, Array]:
         """Rows to learn from and rows held out, both in rising order."""
         held = self.validation_fraction
@@ -478,15 +508,31 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         )
         return np.sort(train), np.sort(seen)
 
+    def _whose(self, which: slice) -> str:
+        """Of which targets some of the models are, before what is printed of them."""
+        each = len(self._trying) or 1
+        first, last = which.start // each, (which.stop - 1) // each
+        one, several = ("class", "classes") if self._columns is None else ("column", "columns")
+        return f"{one} {first}, " if first == last else f"{several} {first} to {last}, "
+
+    def _choose(self, watch: Watch, targets: Sequence[Array], indices: Array) -> None:
+        """Keep the models of the penalty whose loss is the least; `indices`: those of the features that were trained."""
+        raise NotImplementedError
+
     def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Sequence[Array]) -> float:
         """The mean loss of models that are trained together; of several, its mean over them."""
+        losses = self._losses_of(models, watch, targets)
+        return math.fsum(losses) / len(losses)
+
+    def _losses_of(self, models: Sequence[Model], watch: Watch, targets: Sequence[Array]) -> list[float]:
+        """The mean loss of each of the models."""
         losses = []
         with np.errstate(all="ignore"):
             for model, y in zip(models, targets, strict=True):
                 z = self._score(model, watch.X).astype(np.float64)
                 loss = VALUES[self.loss](z, y[watch.rows], self._loss_parameter())
                 losses.append(float(np.average(loss, weights=watch.weights)))
-        return math.fsum(losses) / len(losses)
+        return losses
 
     def _kept(self, X: Any) -> bool:
         """Whether fit goes on from the last one's weights and optimizer state; `X`: the new data."""
@@ -497,6 +543,12 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
                 f"X has {X.shape[1]} features, and warm_start goes on with {len(self._models[0].trainer.records)}"
             )
         return True
+
+    def _check_columns(self, columns: int | None) -> None:
+        """Raise if the targets have not so many columns as those of the models."""
+        if columns != self._columns:
+            now, then = ("one dimension" if k is None else f"{k} columns" for k in (columns, self._columns))
+            raise ShapeError(f"y has {now}, and training began with {then}; call fit to start again")
 
     def _as_trained(self, X: Any, fresh: bool) -> Any:
         if fresh or X.dtype == self._models[0].trainer.dtype:
@@ -552,11 +604,10 @@ def _has_probabilities(self: Classifier) -> bool:
     return True
 
 
-class OneAgainstRest(Sequence[Array]):
-    """Targets of models, +1 for the samples of the model's class and -1 for the others, each made when asked for."""
+class Targets(Sequence[Array]):
+    """Targets of models, each made when asked for. `classes`: of which class, or column, each model is."""
 
-    def __init__(self, codes: Array, classes: range) -> None:
-        self.codes, self.classes = codes, classes
+    classes: Any
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -565,9 +616,55 @@ class OneAgainstRest(Sequence[Array]):
         return map(self.__getitem__, range(len(self.classes)))
 
     def __getitem__(self, k: Any) -> Any:
-        if isinstance(k, slice):
-            return OneAgainstRest(self.codes, self.classes[k])
-        return np.where(self.codes == self.classes[k], 1.0, -1.0)
+        return self._with(self.classes[k]) if isinstance(k, slice) else self._of(self.classes[k])
+
+    def repeated(self, times: int) -> Targets:
+        """Each target for so many models, one beside the other."""
+        return self._with(np.repeat(self.classes, times))
+
+    def _with(self, classes: Any) -> Targets:
+        raise NotImplementedError
+
+    def _of(self, which: int) -> Array:
+        raise NotImplementedError
+
+    def abreast(self, models: slice, lanes: int, dtype: Any) -> Array:
+        """Those of models side by side, as `LaneTrainer.train` takes them; `lanes`: their number with idle ones."""
+        raise NotImplementedError
+
+
+class OneAgainstRest(Targets):
+    """+1 for the samples of the model's class and -1 for the others."""
+
+    def __init__(self, codes: Array, classes: Any) -> None:
+        self.codes, self.classes = codes, classes
+
+    def _with(self, classes: Any) -> Targets:
+        return OneAgainstRest(self.codes, classes)
+
+    def _of(self, which: int) -> Array:
+        return np.where(self.codes == which, 1.0, -1.0)
+
+    def abreast(self, models: slice, lanes: int, dtype: Any) -> Array:
+        mine = (self.codes >= models.start) & (self.codes < models.stop)
+        return np.where(mine, self.codes - models.start, lanes).astype(np.int32)
+
+
+class Columns(Targets):
+    """The columns of a matrix."""
+
+    def __init__(self, matrix: Array, classes: Any = None) -> None:
+        self.matrix, self.classes = matrix, range(matrix.shape[1]) if classes is None else classes
+
+    def _with(self, classes: Any) -> Targets:
+        return Columns(self.matrix, classes)
+
+    def _of(self, which: int) -> Array:
+        column: Array = self.matrix[:, which]
+        return column
+
+    def abreast(self, models: slice, lanes: int, dtype: Any) -> Array:
+        return np.ascontiguousarray(self.matrix[:, models], dtype)
 
 
 class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
@@ -626,7 +723,8 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         ----------
         X : CSR matrix or array, or ndarray, shape (n_samples, n_features)
         y : array-like, shape (n_samples,)
-            Labels of any kind.
+            Labels of any kind. For linear models also of shape (n_samples, n_labels), dense or sparse: 1 where a sample has
+            the label, else 0.
         sample_weight : array-like, shape (n_samples,), optional
             Not negative. The gradient of a sample's loss is multiplied by its weight; samples of weight 0 are left out. In
             minibatch mode only the ratios of weights count.
@@ -638,6 +736,8 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         """
         with self._as_before():
             self._look()
+            if self._takes_tables and _is_table(y) and np.shape(y)[1] != 1:
+                return self._learn_labels(X, y, sample_weight, self.epochs, True, True)
             X, y = self._valid(X, y, True)
             whole = y.dtype.kind in "iub"
             if not whole:
@@ -648,19 +748,23 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
                 check_classification_targets(y)
             weights = self._sample_weights(X, sample_weight)
             kept = self._kept(X)
+            if kept:
+                self._check_columns(None)
             if kept and not np.isin(classes, self.classes_).all():
                 raise StateError(f"warm_start goes on with the classes {self.classes_.tolist()}, and y has others")
             if not kept:
                 if weights is not None and len(np.unique(y[weights > 0])) < 2:
                     raise StateError("the samples whose weight is not zero have one class only; a classifier needs two")
                 self._set_classes(classes)
+                self._columns = None
             codes = self._codes(y)
             weights = self._class_weights(codes, weights)
             if weights is not None and not weights.any():
                 raise StateError(
                     "class_weight and sample_weight leave every sample a weight of 0: there is nothing to learn from"
                 )
-            self._passes(self._as_trained(X, not kept), self._targets(codes), weights, self.epochs, not kept, codes)
+            X = self._as_trained(X, not kept)
+            self._passes_of_fit(X, self._targets(codes), weights, self.epochs, not kept, codes)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Classifier:
@@ -671,9 +775,12 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         X, y, sample_weight
             As in `fit`.
         classes : array-like, shape (n_classes,)
-            All labels; needed at the first call.
+            All labels; needed at the first call, but where `y` has a column for each.
         """
         self._look()
+        self._check_partial_fit()
+        if self._takes_tables and _is_table(y) and np.shape(y)[1] != 1:
+            return self._learn_labels(X, y, sample_weight, 1, not hasattr(self, "_models"), False, classes)
         if isinstance(self.class_weight, str):
             raise UnsupportedError(
                 "class_weight='balanced' needs all samples, which partial_fit does not see; pass a dict of weights"
@@ -684,20 +791,51 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
             if classes is None:
                 raise StateError("the first call of partial_fit needs all labels in classes=")
             self._set_classes(np.unique(classes))
-        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+        else:
+            self._check_columns(None)
+        if not first and classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise StateError(f"classes={classes!r} are not those of the first call, {self.classes_.tolist()}")
         codes = self._codes(y)
         weights = self._class_weights(codes, self._sample_weights(X, sample_weight))
         self._passes(self._as_trained(X, first), self._targets(codes), weights, 1, first)
         return self
 
+    def _learn_labels(
+        self, X: Any, y: Any, sample_weight: Any, epochs: int, first: bool, kept: bool, classes: Any = None
+    ) -> Classifier:
+        """Learn labels of which a sample may have any number: a column of zeros and ones for each."""
+        if self.class_weight is not None:
+            raise UnsupportedError("class_weight is for classes of which a sample has one; use sample_weight, or None")
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=DTYPES, reset=first, multi_output=True)
+        y = y.toarray() if sparse.issparse(y) else y
+        if y.shape[1] == 0:
+            raise ShapeError(f"y has the shape {y.shape}: no label to learn")
+        if y.dtype.kind not in "biuf" or not ((y == 0) | (y == 1)).all():
+            raise HyperParameterError(
+                f"y of shape {y.shape} must have a column of 0 and 1 for each label; for several classes, of which a "
+                "sample has one, y has one dimension"
+            )
+        labels = np.arange(y.shape[1])
+        if classes is not None and not np.array_equal(np.unique(classes), labels):
+            raise StateError(f"classes={classes!r:.80} are not the numbers of the {y.shape[1]} columns of y")
+        weights = self._sample_weights(X, sample_weight)
+        fresh = not self._kept(X) if kept else first
+        if fresh:
+            self.classes_, self._columns = labels, len(labels)
+        self._check_columns(len(labels))
+        passes = self._passes_of_fit if kept else self._passes
+        passes(self._as_trained(X, fresh), Columns(np.where(y == 1, 1.0, -1.0)), weights, epochs, fresh)
+        return self
+
     def decision_function(self, X: Any) -> Array:
-        """Scores, shape (n_samples,), positive where ``classes_[1]`` is predicted; (n_samples, n_classes) for more classes."""
+        """Scores, shape (n_samples,), positive where ``classes_[1]`` is predicted; (n_samples, n_classes) for more classes, or labels."""
         return self._scores(X)
 
     def predict(self, X: Any) -> Array:
-        """Labels, shape (n_samples,)."""
+        """Labels, shape (n_samples,); of models of several labels 0 or 1 for each, shape (n_samples, n_labels)."""
         check_is_fitted(self)
+        if self._columns is not None:
+            return (self.decision_function(X) > 0).astype(int)
         if len(self._models) == 1:
             return self.classes_[(self.decision_function(X) > 0).astype(int)]
         return self.classes_[self._likeliest(X)]
@@ -711,7 +849,7 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         """Probabilities of the classes, shape (n_samples, n_classes); for the losses "log_loss" and "modified_huber".
 
         The logistic function of the scores, or ``(clip(z, -1, 1) + 1) / 2`` (Zhang 2002); those of more than two classes are
-        scaled to a sum of 1, as in scikit-learn.
+        scaled to a sum of 1, as in scikit-learn, and those of several labels are not.
         """
         return self._probabilities(self.decision_function(X))
 
@@ -719,6 +857,9 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         p = expit(z) if self.loss == "log_loss" else (np.clip(z, -1, 1) + 1) / 2
         if p.ndim == 1:
             return np.column_stack((1 - p, p))
+        if self._columns is not None:
+            labels: Array = np.asarray(p, z.dtype)
+            return labels
         total = p.sum(axis=1, keepdims=True)
         none = total == 0
         found: Array = np.where(none, 1 / p.shape[1], p / np.where(none, 1, total)).astype(p.dtype)
@@ -744,20 +885,30 @@ class Regressor(RegressorMixin, Estimator):  # type: ignore[misc]
         checks.number(0.0, 1.0, closed_low=False, closed_high=False)("quantile", self.quantile)
 
     def _learn(self, X: Any, y: Any, sample_weight: Any, epochs: int, first: bool, kept: bool) -> Regressor:
-        X, y = self._valid(X, y, first, y_numeric=True)
+        X, y = self._valid(X, y, first, y_numeric=True, **({"multi_output": True} if self._takes_tables else {}))
+        y = y.toarray() if sparse.issparse(y) else y
+        columns = y.shape[1] if y.ndim == 2 else None
+        if columns == 0:
+            raise ShapeError(f"y has the shape {y.shape}: no target to learn")
+        y = y.astype(np.float64)
         if self.loss == "poisson" and y.min() < 0:
             raise HyperParameterError(f"loss='poisson' needs y that is not negative, and y has {y.min()}")
         weights = self._sample_weights(X, sample_weight)
         fresh = not self._kept(X) if kept else first
         X = self._as_trained(X, fresh)
         _as(y, X.dtype, "y")  # while nothing has changed
-        self._passes(X, [y.astype(np.float64)], weights, epochs, fresh)
+        if fresh:
+            self._columns = columns
+        self._check_columns(columns)
+        passes = self._passes_of_fit if kept else self._passes
+        passes(X, [y] if columns is None else Columns(y), weights, epochs, fresh)
         return self
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Regressor:
         """Train from the start, or on with `warm_start`.
 
-        `X` and `sample_weight` as in `LinearClassifier.fit`; `y` array-like of numbers, shape (n_samples,).
+        `X` and `sample_weight` as in `LinearClassifier.fit`; `y` array-like of numbers, shape (n_samples,), for linear models
+        also (n_samples, n_targets).
         """
         with self._as_before():
             self._look()
@@ -766,9 +917,12 @@ class Regressor(RegressorMixin, Estimator):  # type: ignore[misc]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Regressor:
         """Train on, with one pass over these samples, at the present `lr`, `l1` and `l2` (`set_params` changes them)."""
         self._look()
+        self._check_partial_fit()
         return self._learn(X, y, sample_weight, 1, not hasattr(self, "_models"), False)
 
     def predict(self, X: Any) -> Array:
-        """Predictions, shape (n_samples,)."""
+        """Predictions, shape (n_samples,), or (n_samples, n_targets) where `y` had two dimensions."""
         z = self._scores(X)
+        if self._columns is not None and z.ndim == 1:
+            z = z[:, np.newaxis]
         return np.exp(z) if self.loss == "poisson" else z

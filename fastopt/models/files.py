@@ -35,7 +35,8 @@ def save_model(
 ) -> None:
     """Write a fitted estimator, and the hasher of its features, to a file without pickle.
 
-    Weights, vectors, intercept, classes and parameters are kept; the optimizer's state is not, so a loaded model predicts.
+    Weights, vectors, intercept, classes and parameters are kept; the optimizer's state is not, so a loaded model predicts. Of
+    several `l2` the one chosen is kept.
 
     Parameters
     ----------
@@ -68,12 +69,15 @@ def save_model(
     """
     parameters = model.get_params()
     fields = parameters.pop("fields", None)
+    if hasattr(model, "l2_") and model._l2s():
+        parameters["l2"] = model.l2_
     if isinstance(weights := parameters.get("class_weight"), Mapping):
         parameters["class_weight"] = list(weights.items())  # keys of JSON would be texts
     about = {
         "format": FORMAT,
         "class": type(model).__name__,
         "parameters": parameters,
+        "columns": model._columns,
         "hasher": None if hasher is None else hasher.options(),
         "reader": dict(reader or {}),
     }
@@ -82,7 +86,7 @@ def save_model(
         arrays["factors"] = model.factors_
     if fields is not None:
         arrays["fields"] = np.asarray(fields)
-    if isinstance(model, Classifier):
+    if isinstance(model, Classifier) and model._columns is None:
         classes = model.classes_
         if classes.dtype.hasobject:
             if not all(isinstance(label, str) for label in classes):
@@ -133,7 +137,12 @@ def load_saved(path: str | os.PathLike[str]) -> Saved:
         coef, intercept = np.atleast_2d(arrays["coef"]), arrays["intercept"]
         if coef.dtype not in (np.float32, np.float64) or coef.ndim != 2 or intercept.shape != coef.shape[:1]:
             raise CheckpointError(f"{path} is damaged: weights of shape {coef.shape} and dtype {coef.dtype}")
-        if isinstance(model, Classifier):
+        columns = about.get("columns")
+        if columns is not None and len(coef) != columns:
+            raise CheckpointError(f"{path} is damaged: {len(coef)} rows of weights, {columns} columns of targets")
+        if isinstance(model, Classifier) and columns is not None:
+            model.classes_ = np.arange(columns)
+        elif isinstance(model, Classifier):
             model._set_classes(arrays["classes"])
             if len(coef) != (1 if len(model.classes_) == 2 else len(model.classes_)):
                 raise CheckpointError(f"{path} is damaged: {len(coef)} rows of weights, {len(model.classes_)} classes")
@@ -149,5 +158,6 @@ def load_saved(path: str | os.PathLike[str]) -> Saved:
         raise
     except Exception as error:
         raise CheckpointError(f"{path} is not a model that fastopt saved: {error}") from error
+    model._columns = columns
     model._restore(arrays_of, coef.shape[1], coef.dtype)
     return Saved(model, hasher, reader)

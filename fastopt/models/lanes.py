@@ -1,5 +1,6 @@
 """Linear models side by side: one record for each feature holds the weights and states of all ("lanes"), so that one fetch and
-one vector instruction serve several. For eight learning rates at once, one against the rest, and multinomial models."""
+one vector instruction serve several. For eight learning rates or penalties at once, one against the rest, several targets, and
+multinomial models."""
 
 from __future__ import annotations
 
@@ -49,8 +50,14 @@ class LaneTrainer:
     ----------
     n_models : int
         Padded with idle models to whole groups of 8.
+    l2 : float or list of float
+        Of all models, or of each.
     rates : list of float, optional
         The learning rate of each model; None: that of the options.
+    own : list of dict, optional
+        Other options that each model has for itself, if it has no rate for itself.
+    groups : int, default 1
+        How many such trainers there will be, for the plan of the memory.
     """
 
     def __init__(
@@ -62,11 +69,13 @@ class LaneTrainer:
         options: dict[str, Any],
         loss: str,
         parameter: float,
-        l2: float,
+        l2: float | list[float],
         fit_intercept: bool,
         backend: str,
         *,
         rates: list[float] | None = None,
+        own: list[dict[str, float]] | None = None,
+        groups: int = 1,
     ) -> None:
         self.arguments: tuple[Any, ...] = (
             n_features,
@@ -75,23 +84,25 @@ class LaneTrainer:
             options,
             loss,
             parameter,
-            l2,
+            0.0,  # l2 is in `shrink`
             fit_intercept,
             backend,
         )
         self.dtype, self.loss, self.parameter, self.backend = np.dtype(dtype), loss, parameter, backend
-        self.optimizer, self.options, self.n_models, self.rates = optimizer, options, n_models, rates
+        self.optimizer, self.options, self.n_models = optimizer, options, n_models
+        self.rates, self.own = rates, own
         self.rule = optimizer.rule_of(options)
         self.lanes = -(-n_models // GROUP) * GROUP
         states = self.rule.states
         shape = (n_features, (1 + len(states)) * self.lanes)
-        size, limit = shape[0] * shape[1] * self.dtype.itemsize, memory()
+        size, limit = groups * shape[0] * shape[1] * self.dtype.itemsize, memory()
         plan = (
-            f"{n_models} models of {n_features} features, each a weight and {len(states)} numbers of state in {self.dtype}, "
-            f"need {size / 1e9:.3g} GB ({n_features} x {1 + len(states)} x {self.lanes} x {self.dtype.itemsize} bytes)"
+            f"{groups * n_models} models of {n_features} features, each a weight and {len(states)} numbers of state in {self.dtype}, "
+            f"need {size / 1e9:.3g} GB ({n_features} x {1 + len(states)} x {groups * self.lanes} x {self.dtype.itemsize} bytes)"
         )
         way_out = "hash to fewer features, use float32, or an optimizer with less state, such as 'sgd'"
         way_out = way_out if rates is None else f"give lr a number instead of 'auto', or {way_out}"
+        way_out = f"give l2 one number, or {way_out}" if isinstance(l2, list) else way_out
         if limit is not None and size > limit:
             raise MemoryError(f"{plan}, and there are {limit / 1e9:.3g} GB; {way_out}")
         try:
@@ -99,10 +110,9 @@ class LaneTrainer:
         except MemoryError as e:
             raise MemoryError(f"{plan}, which cannot be had; {way_out}") from e
         self._bias = np.zeros(shape[1], self.dtype) if fit_intercept else None
-        own = [options] if rates is None else [{**options, "lr": rate} for rate in rates]
         for k, name in enumerate(states, 1):
             values = np.zeros(self.lanes)
-            values[:n_models] = [optimizer.start(name, o) for o in own]
+            values[:n_models] = [optimizer.start(name, o) for o in self._each() or [options]]
             if values.any():
                 self.records[:, k] = values
                 if self.bias is not None:
@@ -126,9 +136,17 @@ class LaneTrainer:
         """Shape (1 + states, lanes)."""
         return None if self._bias is None else self._bias.reshape(-1, self.lanes)
 
-    def set_rate(self, lr: Any, l2: float) -> None:
-        """Train on with this rate, where models have none of their own, and penalty."""
-        shrink = [shrinking(rate, l2) for rate in ([lr] if self.rates is None else self.rates)]
+    def _each(self) -> list[dict[str, Any]] | None:
+        """The options of each model, where they differ."""
+        if self.rates is not None:
+            return [{**self.options, "lr": rate} for rate in self.rates]
+        return None if self.own is None else [{**self.options, **own} for own in self.own]
+
+    def set_rate(self, lr: Any, l2: float | list[float]) -> None:
+        """Train on with this rate, where models have none of their own, and penalty, or penalties of each."""
+        penalties = l2 if isinstance(l2, list) else [l2]
+        # Of rates and penalties only one is several.
+        shrink = [shrinking(rate, p) for rate in self.rates or [lr] for p in penalties]
         if self.rates is None:
             carry(self.optimizer, self._numbers(), self.options, self.options["lr"], lr)
         self.options = {**self.options, "lr": lr}
@@ -160,7 +178,8 @@ class LaneTrainer:
         self.records[:, 0, k] = weights
         if self.bias is not None:
             self.bias[0, k] = intercept[0]
-        lr = self.options["lr"] if self.rates is None else self.rates[k]
+        each = self._each()
+        lr = self.options["lr"] if each is None else each[k]["lr"]
         carry(self.optimizer, self._numbers(slice(k, k + 1)), self.options, math.inf, lr)
         self.fresh, self.version = False, self.version + 1
 
@@ -173,7 +192,8 @@ class LaneTrainer:
 
     def alone(self, k: int, into: SampleTrainer | None = None) -> SampleTrainer:
         """Model k by itself, which trains on as if it always had been."""
-        options = self.options if self.rates is None else {**self.options, "lr": self.rates[k]}
+        each = self._each()
+        options = self.options if each is None else each[k]
         if into is None:
             made: tuple[Any, ...] = (*self.arguments[:3], options, *self.arguments[4:])
             into = SampleTrainer(*made)
@@ -198,8 +218,8 @@ class LaneTrainer:
     ) -> None:
         """One pass over the rows in `order`, on one thread.
 
-        `y`: the targets, of the data's dtype; or int32, the model whose target is 1, where the others' are -1. From sample
-        `look` on, losses before learning are summed in `sums`.
+        `y`: the targets, of the data's dtype, shape (n_rows,), or (n_rows, n_models) where each model has its own; or int32, the
+        model whose target is 1, where the others' are -1. From sample `look` on, losses before learning are summed in `sums`.
         """
         total = len(y) if order is None else len(order)
         order = np.arange(total, dtype=np.int32) if order is None else order
@@ -264,9 +284,11 @@ class LaneTrainer:
                 tables.scalar_table(self.optimizer, options, t[len(h) :], self.dtype, 0)
             return h
 
-        if self.rates is None:
+        each = self._each()
+        if each is None:
             return of(self.options), one_row, None
-        own = np.stack([of({**self.options, "lr": rate}) for rate in self.rates])
+        idle = [each[-1]] * (self.lanes - len(each))  # the driver reads scalars of theirs, too
+        own = np.stack([of(options) for options in each + idle])
         first, pace = own[0], self.optimizer.pace
         if pace is not None:
             rates = np.ascontiguousarray(own[:, :, tables.SPAN + pace].T)

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.special import logsumexp, softmax
-from sklearn.base import ClassifierMixin
-from sklearn.linear_model import LogisticRegression, PoissonRegressor, QuantileRegressor, SGDClassifier, SGDRegressor
+from sklearn.base import ClassifierMixin, clone
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    PoissonRegressor,
+    QuantileRegressor,
+    SGDClassifier,
+    SGDRegressor,
+)
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
 from .. import checks, kernels
 from ..checks import Array
 from ..csr import Rows, checked_csr
-from ..errors import HyperParameterError, StateError, UnsupportedError
+from ..errors import HyperParameterError, NonFiniteError, StateError, UnsupportedError
 from ..optimizers.base import choose_backend
 from . import predictions
 from .batches import BatchTrainer, check_lasso
-from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor, Watch
+from .estimators import (
+    CLASSIFIER_LOSSES,
+    REGRESSOR_LOSSES,
+    Classifier,
+    Columns,
+    Estimator,
+    Model,
+    Regressor,
+    Targets,
+    Watch,
+)
 from .lanes import GROUP, AutoTrainer, Lane, LaneTrainer
 from .samples import SampleTrainer, shrinking
 
@@ -28,6 +48,8 @@ class Linear(Estimator):
     """Weights of features and an intercept, whose sum is the score."""
 
     _scores_show = True
+    _takes_tables = True
+    l2: Any
 
     def _check_rate(self) -> None:
         if not self._searches():
@@ -39,6 +61,47 @@ class Linear(Estimator):
             )
         if self._lasso():
             raise UnsupportedError("lr='auto' has no l1; give lr a number, or use optimizer='ftrl'")
+
+    def _l2s(self) -> list[Any]:
+        """The penalties that `fit` compares; none, where it is given one."""
+        l2 = self.l2
+        if type(l2) is float or isinstance(l2, str) or not (isinstance(l2, Sequence) or getattr(l2, "ndim", 0) > 0):
+            return []
+        return list(l2)
+
+    def _check_l2(self) -> None:
+        several = self._l2s()
+        if not several and not hasattr(self.l2, "__len__"):
+            super()._check_l2()
+            return
+        if not 1 <= len(several) <= GROUP:
+            raise HyperParameterError(
+                f"l2 must be a number, or 1 to {GROUP} of them, which fit compares, got {len(several)}; "
+                "compare more by several calls of fit"
+            )
+        for k, one in enumerate(several):
+            checks.non_negative(f"l2[{k}]", one)
+        if callable(self.lr) or self._searches():
+            raise UnsupportedError(
+                f"fit compares several l2 at a number for lr, not lr={self.lr!r:.80}; give lr or l2 one"
+            )
+        if self.mode != "sequential" or self._lasso():
+            raise UnsupportedError(
+                "fit compares several l2 with mode='sequential' and no l1 except that of optimizer='ftrl'; give l2 one number"
+            )
+        if self.early_stopping or self.tol is not None or self.warm_start:
+            raise UnsupportedError(
+                "several l2 are compared after the same passes from the start, which early_stopping, tol and warm_start do "
+                "not make; leave these, or give l2 one number"
+            )
+
+    def _l2(self) -> float:
+        return float(getattr(self, "l2_", 0.0) if self._l2s() else self.l2)
+
+    def _check_partial_fit(self) -> None:
+        if self._l2s():
+            way = f", such as l2={self.l2_:g} that it chose" if hasattr(self, "l2_") else ""
+            raise UnsupportedError(f"partial_fit has no rows held out to compare several l2; give l2 one number{way}")
 
     def _searches(self) -> bool:
         return isinstance(self.lr, str) and self.lr == "auto"
@@ -84,7 +147,81 @@ class Linear(Estimator):
         check_lasso(self.lr, l1)
         shrinking(self.lr, l2)
 
+    def _is_multinomial(self) -> bool:
+        return False
+
+    def _passes_of_fit(self, X: Any, targets: Sequence[Array], *arguments: Any) -> None:
+        l2s = self._l2s()
+        if not l2s:
+            self._passes(X, targets, *arguments)
+            return
+        self._check_l2()  # a list may have changed
+        before = self.__dict__.copy()
+        self._trying = tuple(map(float, l2s))
+        targets = targets if isinstance(targets, Targets) else Columns(np.stack(targets, axis=1))
+        try:
+            self._passes(X, targets.repeated(len(l2s)), *arguments)
+            del self._trying
+        except BaseException:  # the models that were compared are no one's
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Any) -> float:
+        if not self._trying:
+            return super()._mean_loss(models, watch, targets)
+        return min(filter(math.isfinite, self._losses_of(models, watch, targets)), default=math.nan)  # of the best
+
+    def _choose(self, watch: Watch, targets: Sequence[Array], indices: Array) -> None:
+        each = len(self._trying)
+        losses = np.array(self._losses_of(self._models, watch, targets)).reshape(-1, each)
+        means = np.array([math.fsum(column) / len(column) for column in losses.T.tolist()])
+        for best in np.argsort(means, kind="stable").tolist():
+            winners = self._models[best::each]
+            if np.isfinite(means[best]) and all(model.trainer.is_finite(indices) for model in winners):
+                break
+        else:
+            raise NonFiniteError(
+                f"of the l2 {list(self._trying)} none has finite weights and a finite loss on the rows held out: training "
+                "diverged; use a smaller lr, or scale the features"
+            )
+        for model in winners:
+            model.trainer = model.trainer.alone()
+        self._models = winners
+        self.l2_, self.penalties_, self.validation_loss_ = self._trying[best], np.array(self._trying), means
+
+    def _apart(self, epochs: int) -> bool:
+        """Whether each model is trained by itself."""
+        return self._in_batches() or self._searches() or self.mode == "hogwild" or self._stops(epochs)
+
+    def _start(self, n_models: int, n_features: int, dtype: Any) -> None:
+        for name in ("l2_", "penalties_", "validation_loss_"):
+            self.__dict__.pop(name, None)
+        several = n_models > 1 and (self._is_multinomial() or not self._apart(self.epochs))
+        if not several and not self._trying:
+            super()._start(n_models, n_features, dtype)
+            return
+        size, options = n_models, dict[str, Any]()
+        arguments = [n_models, *self._with_penalty(n_features, dtype)]
+        if self._trying:  # the models of a target
+            size = len(self._trying)
+            own, _, l2s = zip(*map(self._penalties, self._trying), strict=True)
+            arguments[7] = list(l2s)
+            options = {"own": list(own) if own[0] else None, "groups": n_models // size}
+        elif self._is_multinomial():
+            arguments[5:7] = ["multinomial", float(n_models)]
+        else:  # a share of whole groups for each thread
+            size = -(-n_models // GROUP // self._threads()) * GROUP or GROUP
+        models = []
+        for start in range(0, n_models, size):
+            arguments[0] = min(size, n_models - start)
+            together = LaneTrainer(*arguments, **options)
+            models += [Model(Lane(together, k, start)) for k in range(arguments[0])]
+        self._began(models)
+
     def _set_rate(self, trainer: Any) -> None:
+        if self._trying:  # it has just been made with it
+            return
         own, l1, l2 = self._penalties()
         trainer.options = {**trainer.options, **own}
         if isinstance(trainer, AutoTrainer):
@@ -100,9 +237,27 @@ class Linear(Estimator):
         for model in self._models:
             if isinstance(model.trainer, AutoTrainer) and not self._searches():
                 model.trainer = model.trainer.alone()
-        return super()._jobs(targets, dtype, epochs)
+        if not isinstance(self._models[0].trainer, Lane):
+            return super()._jobs(targets, dtype, epochs)
+        if self._apart(epochs) and not self._is_multinomial():  # from now on each by itself
+            for model in self._models:
+                model.trainer = model.trainer.alone()
+            return super()._jobs(targets, dtype, epochs)
+        jobs = []
+        for lane in [model.trainer for model in self._models]:
+            if lane.k == 0:
+                models = slice(lane.start, lane.start + lane.group.n_models)
+                if self._trying:
+                    y = np.ascontiguousarray(targets[lane.start], dtype)
+                else:
+                    assert isinstance(targets, Targets)
+                    y = targets.abreast(models, lane.group.lanes, dtype)
+                jobs.append((lane.group, models, y))
+        return jobs
 
     def _prepare(self, indices: Array, n_rows: int, n_threads: int) -> None:
+        if isinstance(self._models[0].trainer, Lane):
+            return
         first, *others = (model.trainer for model in self._models)
         first.renumber(indices, n_rows, n_threads)
         for trainer in others:
@@ -194,29 +349,32 @@ class Linear(Estimator):
 
     @property
     def coef_(self) -> Array:
-        """Weights of the features, shape (1 or n_classes, n_features) in a classifier and (n_features,) in a regressor."""
+        """Weights of the features, shape (1 or n_classes, n_features) in a classifier and (n_features,) in a regressor.
+
+        Of several targets or labels, shape (n_targets, n_features).
+        """
         if not hasattr(self, "_models"):
             raise AttributeError("coef_ does not exist before fit")
         weights = [model.parameters()[0] for model in self._models]
-        if not isinstance(self, ClassifierMixin):
+        if not isinstance(self, ClassifierMixin) and self._columns is None:
             return weights[0]
         return weights[0][np.newaxis] if len(weights) == 1 else np.stack(weights)
 
     @property
     def intercept_(self) -> Array:
-        """The intercept, shape (1,), or one for each class."""
+        """The intercept, shape (1,), or one for each class or target."""
         if not hasattr(self, "_models"):
             raise AttributeError("intercept_ does not exist before fit")
         return np.concatenate([model.parameters()[1] for model in self._models])
 
 
 class LinearClassifier(Linear, Classifier):
-    """Linear classifier of two or more classes, trained on CSR or dense data by any optimizer of fastopt.
+    """Linear classifier of two or more classes, or of several labels, trained on CSR or dense data by any optimizer of fastopt.
 
     Minimizes the mean loss + l2/2 |w|^2 + l1 |w|_1, the intercept not penalized. The penalties are proximal: after each
     step ``w <- soft(w, lr * l1) / (1 + lr * l2)``, not scaled by adaptive rates; features that a sample lacks are caught up
     exactly when they are next read. The state of a feature stands still while samples lack it. More than two classes are
-    trained one against the rest.
+    trained one against the rest. Of labels a sample may have any number: `y` is then a matrix of 0 and 1, a column for each.
 
     Parameters
     ----------
@@ -237,8 +395,8 @@ class LinearClassifier(Linear, Classifier):
         Samples of a step of ``mode="minibatch"``.
     l1 : float, default 0
         Makes weights exactly 0. Not for ``mode="hogwild"``.
-    l2 : float, default 0
-        See the table below.
+    l2 : float, or sequence of up to 8 floats, default 0
+        See the table below. Of several, `fit` keeps the best, see Notes.
     mode : {"sequential", "minibatch", "hogwild"}, default "sequential"
         ``"sequential"``: a step for each sample, with the same bits on every machine. ``"minibatch"``: a step for each
         `batch_size` samples with the mean of their gradients, on `n_jobs` threads, with the same bits for any number
@@ -248,11 +406,11 @@ class LinearClassifier(Linear, Classifier):
         large for several. Below some ten thousand samples it gains little.
     n_jobs : int, optional
         Threads; None is 1, -1 is `fastopt.get_num_threads()`. In sequential mode they share the classes, where there are
-        more than two, with the same bits. Predictions for many sparse rows use them, too, with the same bits.
+        more than two, or the labels, with the same bits. Predictions for many sparse rows use them, too, with the same bits.
     shuffle : bool, default True
         Visit the samples in a new random order in each epoch.
     random_state : int, RandomState or None
-        Seed of the order, and of the split of `early_stopping`.
+        Seed of the order, and of the split of `early_stopping` and of several `l2`.
     early_stopping : bool, default False
         Hold out `validation_fraction` of the samples (stratified), and stop when their mean loss has not fallen by more than
         `tol` for `n_iter_no_change` passes. scikit-learn looks at the accuracy instead. The weights are those of the
@@ -272,7 +430,7 @@ class LinearClassifier(Linear, Classifier):
         Print the mean loss after each pass.
     class_weight : dict, "balanced" or None
         Weights of classes, multiplied into those of their samples; a class that a dict lacks has weight 1. ``"balanced"``:
-        the number of samples by the number of classes and that of the class's samples, by weight.
+        the number of samples by the number of classes and that of the class's samples, by weight. Not for several labels.
     fit_intercept : bool, default True
     multi_class : {"ovr", "multinomial"}, default "ovr"
         More than two classes: a model for each, against the rest, or one whose probabilities are the softmax of its scores
@@ -283,15 +441,22 @@ class LinearClassifier(Linear, Classifier):
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
-    coef_ : ndarray, shape (1, n_features), or (n_classes, n_features) where there are more than two
+        Of several labels their numbers from 0.
+    coef_ : ndarray, shape (1, n_features), or (n_classes, n_features) where there are more than two, or labels
     intercept_ : ndarray, shape (1,) or (n_classes,)
     n_features_in_ : int
     n_iter_ : int
         Passes of the last `fit`.
     t_ : int
         Samples learned so far.
+    l2_ : float
+        The penalty that `fit` chose of several.
+    penalties_ : ndarray, shape (n_penalties,)
+        Those that it compared.
+    validation_loss_ : ndarray, shape (n_penalties,)
+        Their mean losses on the rows held out, without the penalty; infinite or NaN where a model diverged.
     lr_ : float, or ndarray of shape (n_classes,)
-        The rate that ``lr="auto"`` chose, or while it searches the best so far; for more than two classes that of each.
+        The rate that ``lr="auto"`` chose, or while it searches the best so far; for more than two classes, or labels, that of each.
     rates_ : ndarray, shape (8,) or (n_classes, 8)
         The rates that it tries.
     progressive_loss_ : ndarray, shape (8,) or (n_classes, 8)
@@ -310,6 +475,13 @@ class LinearClassifier(Linear, Classifier):
     momentum); for others 1/8 to 16 times the default rate of the class. A rate that is best for one pass is too
     large for several: in later passes of the same `fit` it is divided by the number of passes since, by its root for Adagrad,
     and not for Adan, ASGD, NAdam and others whose states may hold the rate. Not for ``mode="minibatch"`` and `l1`.
+
+    Several `l2` are compared by models side by side, each with the bits of a fit by itself: `fit` holds out `validation_fraction` of the
+    samples (stratified by class) as `early_stopping` does, makes its passes over the others, and keeps the models of the
+    penalty with the least mean loss on those held out; of several classes or labels it is the least mean over them, one penalty for all.
+    The held-out rows are not learned afterwards; ``set_params(l2=model.l2_).fit(X, y)`` learns all. They need a number for lr,
+    ``mode="sequential"``, no `l1` (but FTRL's), and the same passes for all: no `early_stopping`, `tol` or `warm_start`. `partial_fit`
+    takes one `l2`. The memory is that of 8 models for each class.
 
     Several classes side by side need ``n_features * (1 + states) * n_classes`` numbers, the classes rounded up to a multiple of 8;
     if the machine has less memory, `fit` says so before it allocates.
@@ -374,57 +546,22 @@ class LinearClassifier(Linear, Classifier):
             return
         if self.loss != "log_loss":
             raise HyperParameterError(f"multi_class='multinomial' has loss='log_loss', not {self.loss!r}")
-        if self.mode != "sequential" or self._lasso() or self._searches():
+        if self.mode != "sequential" or self._lasso() or self._searches() or self._l2s():
             raise UnsupportedError(
-                "multi_class='multinomial' needs mode='sequential', a number or schedule for lr, and no l1 except that of "
-                "optimizer='ftrl'; change these, or use multi_class='ovr'"
+                "multi_class='multinomial' needs mode='sequential', a number or schedule for lr, one l2, and no l1 except that "
+                "of optimizer='ftrl'; change these, or use multi_class='ovr'"
             )
+
+    def _learn_labels(self, *arguments: Any) -> Classifier:
+        if self.multi_class == "multinomial":
+            raise UnsupportedError("multi_class='multinomial' is for classes of which a sample has one; use 'ovr'")
+        return super()._learn_labels(*arguments)
 
     def _training(self) -> dict[str, Any]:
         return {**super()._training(), "multi_class": self.multi_class}
 
     def _is_multinomial(self) -> bool:
-        return self.multi_class == "multinomial" and len(self.classes_) > 2
-
-    def _start(self, n_models: int, n_features: int, dtype: Any) -> None:
-        apart = self._in_batches() or self._searches() or self.mode == "hogwild" or self._stops(self.epochs)
-        if n_models == 1 or (apart and not self._is_multinomial()):
-            super()._start(n_models, n_features, dtype)
-            return
-        size = n_models
-        arguments = [n_models, *self._with_penalty(n_features, dtype)]
-        if self._is_multinomial():
-            arguments[5:7] = ["multinomial", float(n_models)]
-        else:  # a share of whole groups for each thread
-            size = -(-n_models // GROUP // self._threads()) * GROUP or GROUP
-        models = []
-        for start in range(0, n_models, size):
-            arguments[0] = min(size, n_models - start)
-            together = LaneTrainer(*arguments)
-            models += [Model(Lane(together, k, start)) for k in range(arguments[0])]
-        self._began(models)
-
-    def _jobs(self, targets: Any, dtype: Any, epochs: int) -> list[tuple[Any, slice, Array]]:
-        lanes = [model.trainer for model in self._models]
-        if not isinstance(lanes[0], Lane):
-            return super()._jobs(targets, dtype, epochs)
-        apart = self._in_batches() or self._searches() or self.mode == "hogwild" or self._stops(epochs)
-        if apart and not self._is_multinomial():  # from now on each by itself
-            for model in self._models:
-                model.trainer = model.trainer.alone()
-            return super()._jobs(targets, dtype, epochs)
-        jobs = []
-        for lane in lanes:
-            if lane.k == 0:
-                end = lane.start + lane.group.n_models
-                mine = (targets.codes >= lane.start) & (targets.codes < end)
-                place = np.where(mine, targets.codes - lane.start, lane.group.lanes).astype(np.int32)
-                jobs.append((lane.group, slice(lane.start, end), place))
-        return jobs
-
-    def _prepare(self, indices: Array, n_rows: int, n_threads: int) -> None:
-        if not isinstance(self._models[0].trainer, Lane):
-            super()._prepare(indices, n_rows, n_threads)
+        return self.multi_class == "multinomial" and self._columns is None and len(self.classes_) > 2
 
     def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Any) -> float:
         if not self._is_multinomial():
@@ -441,7 +578,7 @@ class LinearClassifier(Linear, Classifier):
     def to_sklearn(self) -> Any:
         """A fitted scikit-learn estimator with these weights, which predicts the same without fastopt.
 
-        ``SGDClassifier``; ``LogisticRegression`` of a multinomial model.
+        ``SGDClassifier``; ``LogisticRegression`` of a multinomial model; ``OneVsRestClassifier`` of several labels.
         """
         check_is_fitted(self)
         if self._is_multinomial():
@@ -450,7 +587,24 @@ class LinearClassifier(Linear, Classifier):
             return _fitted(whole, self, self.coef_)
         other = SGDClassifier(loss=self.loss, **_sgd_options(self), class_weight=self.class_weight)
         other.classes_ = self.classes_.copy()
-        return _fitted(other, self, self.coef_)
+        if self._columns is None:
+            return _fitted(other, self, self.coef_)
+        several = OneVsRestClassifier(other)
+        several.estimators_ = []
+        for k, coef in enumerate(self.coef_):
+            one = _fitted(clone(other), self, coef[np.newaxis])
+            one.classes_, one.intercept_ = np.arange(2), one.intercept_[k : k + 1]
+            several.estimators_.append(one)
+        several.label_binarizer_ = LabelBinarizer(sparse_output=True)
+        several.label_binarizer_.fit(np.eye(self._columns, dtype=int))
+        several.classes_ = several.label_binarizer_.classes_
+        several.n_features_in_ = self.n_features_in_
+        return several
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = tags.classifier_tags.multi_label = self.multi_class == "ovr"
+        return tags
 
 
 class LinearRegressor(Linear, Regressor):
@@ -464,7 +618,7 @@ class LinearRegressor(Linear, Regressor):
         ``"quantile"``, the pinball loss of `quantile`; ``"poisson"``, exp(z) - y z for counts y, of which `predict` returns
         the mean exp(z).
     optimizer, lr, epochs, batch_size, l1, l2, mode, n_jobs, shuffle, random_state
-        As in `LinearClassifier`, and so are the attributes of ``lr="auto"``.
+        As in `LinearClassifier`, and so are the attributes of ``lr="auto"`` and of several `l2`; each target has its own rate.
     early_stopping, validation_fraction, n_iter_no_change, warm_start, average, tol, verbose, fit_intercept
         As in `LinearClassifier`.
     epsilon : float, default 0.1
@@ -473,13 +627,19 @@ class LinearRegressor(Linear, Regressor):
 
     Attributes
     ----------
-    coef_ : ndarray, shape (n_features,)
-    intercept_ : ndarray, shape (1,)
+    coef_ : ndarray, shape (n_features,), or (n_targets, n_features) where `y` has two dimensions
+    intercept_ : ndarray, shape (1,) or (n_targets,)
     n_features_in_ : int
     n_iter_ : int
         Passes of the last `fit`.
     t_ : int
         Samples learned so far.
+
+    Notes
+    -----
+    Several targets, `y` of shape (n_samples, n_targets), are trained side by side, each with the bits of a fit by itself, so that a
+    feature is fetched once for all; `n_jobs` threads share them. With ``mode="minibatch"``, ``"hogwild"``, `l1`, ``lr="auto"``,
+    `early_stopping` and `tol` they are trained one by one.
     """
 
     _losses = REGRESSOR_LOSSES
@@ -514,23 +674,35 @@ class LinearRegressor(Linear, Regressor):
     def to_sklearn(self) -> Any:
         """A fitted scikit-learn estimator with these weights, which predicts the same without fastopt.
 
-        ``SGDRegressor``; ``QuantileRegressor`` or ``PoissonRegressor`` for those losses.
+        ``SGDRegressor``; ``QuantileRegressor`` or ``PoissonRegressor`` for those losses; ``LinearRegression`` of several targets.
         """
         check_is_fitted(self)
+        if self._columns is not None:
+            if self.loss == "poisson":
+                raise UnsupportedError(
+                    "scikit-learn has no Poisson regression of several targets; train each by itself"
+                )
+            return _fitted(LinearRegression(fit_intercept=self.fit_intercept), self, self.coef_)
         if self.loss == "quantile":
             other: Any = QuantileRegressor(quantile=self.quantile, alpha=self.l1, fit_intercept=self.fit_intercept)
         elif self.loss == "poisson":
-            other = PoissonRegressor(alpha=self.l2, fit_intercept=self.fit_intercept)
+            other = PoissonRegressor(alpha=self._l2(), fit_intercept=self.fit_intercept)
             other._base_loss = other._get_loss()
         else:
             other = SGDRegressor(loss=self.loss, epsilon=self.epsilon, **_sgd_options(self))
         return _fitted(other, self, self.coef_)
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
 
 def _sgd_options(model: Linear) -> dict[str, Any]:
     """The options of scikit-learn's SGD that mean what ours do."""
-    alpha = model.l1 + model.l2
-    penalty = "elasticnet" if model.l1 and model.l2 else "l1" if model.l1 else "l2"
+    l2 = model._l2()
+    alpha = model.l1 + l2
+    penalty = "elasticnet" if model.l1 and l2 else "l1" if model.l1 else "l2"
     return {
         "penalty": penalty,
         "alpha": alpha,

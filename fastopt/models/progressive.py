@@ -23,7 +23,7 @@ class Judged(NamedTuple):
     """What a model makes of samples whose targets are known."""
 
     losses: Array  #: of each sample, float64
-    scores: Array  #: decision values of two classes; the class of the largest probability of more; predictions of a regressor
+    scores: Array  #: decision values of two classes, or of labels; the class of the largest probability of more; predictions of a regressor
     right: Array | None  #: whether the class is the predicted one; None of a regressor
 
 
@@ -31,14 +31,19 @@ def judge(model: Any, X: Any, y: Array) -> Judged:
     """The loss of each sample, by a fitted classifier or regressor of fastopt or scikit-learn.
 
     Of more than two classes it is minus the logarithm of the probability of the right one, where the model has
-    probabilities, and else the sum of the losses of each class against the rest.
+    probabilities, and else the sum of the losses of each class against the rest. Of several targets or labels it is the mean
+    of their losses, and right is what is right in all labels.
     """
     loss = VALUES[model.loss]
     if not hasattr(model, "decision_function"):
         found = np.asarray(model.predict(X), np.float64)
         with np.errstate(divide="ignore"):
             z = np.log(found) if model.loss == "poisson" else found
-        return Judged(loss(z, y, _parameter(model)), found, None)
+        return Judged(_of_rows(loss(z, y, _parameter(model))), found, None)
+    if y.ndim == 2:
+        z = np.asarray(model.decision_function(X), np.float64)
+        losses = loss(z, np.where(y == 1, 1.0, -1.0), 0.0)
+        return Judged(_of_rows(losses), z, ((z > 0) == (y == 1)).all(axis=1))
     classes = model.classes_
     if len(classes) == 2:
         z = np.asarray(model.decision_function(X), np.float64)
@@ -60,11 +65,19 @@ def _parameter(model: Any) -> float:
     return float(getattr(model, LOSS_PARAMETERS.get(model.loss, ""), 0.0))
 
 
+def _of_rows(losses: Array) -> Array:
+    """Losses of samples, means of those of several targets."""
+    found: Array = losses.mean(axis=1) if losses.ndim == 2 else losses
+    return found
+
+
 def _at_zero(model: Any, y: Array, classes: Array | None) -> Array:
     """The losses of a model that has learned nothing, whose scores are 0."""
-    zero, loss = np.zeros(len(y)), VALUES[model.loss]
+    zero, loss = np.zeros(y.shape), VALUES[model.loss]
     if classes is None:
-        return loss(zero, y, _parameter(model))
+        return _of_rows(loss(zero, y, _parameter(model)))
+    if y.ndim == 2:
+        return _of_rows(loss(zero, np.where(y == 1, 1.0, -1.0), 0.0))
     if len(classes) == 2:
         return loss(zero, np.where(y == classes[1], 1.0, -1.0), 0.0)
     if model.loss == "log_loss":
@@ -181,9 +194,14 @@ def checked_labels(model: Any, y: Array, classes: Array | None, done: int) -> Ar
     """The classes of a classifier, if each label is one of them; None for a regressor."""
     rows = f"rows {done + 1} to {done + len(y)} of the stream"
     if y.dtype.kind == "f" and not (known := np.isfinite(y)).all():
-        raise StateError(f"row {done + 1 + int(known.argmin())} of the stream has the label {y[known.argmin()]}")
+        at = np.unravel_index(int(known.argmin()), y.shape)
+        raise StateError(f"row {done + 1 + int(at[0])} of the stream has the label {y[at]}")
+    if hasattr(model, "_models"):
+        model._check_columns(y.shape[1] if y.ndim == 2 else None)
     if not hasattr(model, "decision_function"):
         return None
+    if y.ndim == 2:
+        return np.arange(y.shape[1])
     if hasattr(model, "classes_"):
         classes = model.classes_
     labels = np.unique(y)

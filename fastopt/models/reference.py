@@ -188,7 +188,10 @@ def abreast(
                 losses = [found]
             else:
                 mine = -1 if classes is None else int(classes[r])
-                t = [float(y[r]) if y is not None else 1.0 if k == mine else -1.0 for k in range(lanes)]
+                t = [1.0 if k == mine else -1.0 for k in range(lanes)]
+                if y is not None:
+                    own = y[r].tolist()  # of each model, or of all
+                    t = own + [0.0] * (lanes - len(own)) if y.ndim == 2 else [own] * lanes
                 slopes = [DERIVATIVES[loss](z[k], t[k], parameter) for k in range(lanes)]
                 losses = [SUMMED[loss](z[k], t[k], parameter) for k in range(lanes)]
             for k in range(lanes):

@@ -34,7 +34,7 @@ def dense_rows(X: Array) -> Rows:
     return Rows(indptr, used.nonzero()[1].astype(np.int32), X[used], X.shape)
 
 
-def copied(X: Any) -> tuple[Rows, bool] | None:
+def copied(X: Any, n_threads: int = 1) -> tuple[Rows, bool] | None:
     """As `checked_csr`, and whether the indices of each row rise; in one go, where `X` is as SciPy makes it. Else None."""
     indptr, indices, data, (n_rows, n_features) = X.indptr, X.indices, X.data, X.shape
     if (
@@ -49,7 +49,7 @@ def copied(X: Any) -> tuple[Rows, bool] | None:
     ):
         return None
     starts, used = np.empty(len(indptr), np.int64), np.empty(indptr[-1], np.int32)
-    rising = kernels.drivers.copy_csr(indptr, indices, starts, used, n_features)
+    rising = kernels.drivers.copy_csr(indptr, indices, starts, used, n_features, n_threads)
     return None if rising < 0 else (Rows(starts, used, np.ascontiguousarray(data[: len(used)]), X.shape), bool(rising))
 
 
@@ -86,11 +86,11 @@ def checked_csr(X: Any) -> Rows:
     return Rows(indptr, used.astype(np.int32, copy=False), data[: indptr[-1]], shape)
 
 
-def csr_rows(X: Any) -> Rows:
+def csr_rows(X: Any, n_threads: int = 1) -> Rows:
     """As `checked_csr`, from CSR or dense, with indices that are unique in their row: repeated ones are summed."""
     if isinstance(X, np.ndarray):
         return dense_rows(X)
-    rows, rising = copied(X) or (checked_csr(X), False)
+    rows, rising = copied(X, n_threads) or (checked_csr(X), False)
     if rising:
         return rows
     indptr, indices, data, (n_rows, n_features) = rows

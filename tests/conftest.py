@@ -16,6 +16,12 @@ needs_native = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """Models and checks of scikit-learn that are given no random_state draw from this state: the same in each run."""
+    np.random.seed(20261121)  # noqa: NPY002  the generator that check_random_state(None) gives
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20261121)

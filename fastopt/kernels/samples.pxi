@@ -664,18 +664,48 @@ cdef inline Py_ssize_t descents(const int32_t *ids, Py_ssize_t n) noexcept nogil
     return count
 
 
-def copy_csr(indptr, indices, starts, used, Py_ssize_t n_features):
+cdef struct Copying:
+    const int32_t *source
+    int32_t *to
+    Py_ssize_t n
+    uint32_t last           # the greatest that an index may be
+    int64_t *found          # of each thread, APART bytes apart: whether one is out of range, and how many fall
+
+
+cdef void copy_share(void *what, int k, int threads) noexcept nogil:
+    cdef const Copying *m = <const Copying *>what
+    cdef Py_ssize_t begin = m.n * k // threads, stop = m.n * (k + 1) // threads, first = begin, end, before
+    cdef uint32_t bad = 0
+    cdef int64_t falls = 0
+    while begin < stop:                     # in pieces that stay in the cache
+        end = begin + 16384 if stop - begin > 16384 else stop
+        before = begin > first
+        memcpy(m.to + begin, m.source + begin, (end - begin) * 4)
+        bad |= out_of_range(m.to + begin, end - begin, m.last)
+        falls += descents(m.to + begin - before, end - begin + before)
+        begin = end
+    m.found[k * (APART // 8)], m.found[k * (APART // 8) + 1] = bad >> 31, falls
+
+
+def copy_csr(indptr, indices, starts, used, Py_ssize_t n_features, int threads):
     """Copy the offsets and indices (int32) of CSR rows, then check them; `starts`: int64, as long; `used`: int32.
 
     Returns 1 where the indices of each row rise, 0 where they do not, -1 where the offsets do not rise from 0 to the length
     of `used`, or an index is out of bounds.
     """
     cdef const int32_t *offsets = <const int32_t *>buffer(indptr)
-    cdef const int32_t *source = <const int32_t *>buffer(indices)
     cdef int64_t *start = <int64_t *>buffer(starts, 1)
     cdef int32_t *ids = <int32_t *>buffer(used, 1)
-    cdef Py_ssize_t r, begin = 0, end, n_rows = len(starts) - 1, n = len(used), falls = 0
-    cdef uint32_t bad = 0
+    cdef Py_ssize_t r, n_rows = len(starts) - 1, n = len(used), falls = 0
+    cdef int k
+    cdef bint bad = False
+    cdef Copying m
+    if fo_is_fork_child or not FO_OPENMP or n < HOLD_GIL:
+        threads = 1
+    m.source, m.to, m.n, m.last = <const int32_t *>buffer(indices), ids, n, <uint32_t>(n_features - 1)
+    m.found = <int64_t *>PyMem_Calloc(threads, APART)
+    if m.found == NULL:
+        raise MemoryError
     with nogil:
         for r in range(n_rows + 1):
             start[r] = offsets[r]
@@ -685,16 +715,17 @@ def copy_csr(indptr, indices, starts, used, Py_ssize_t n_features):
             if start[r + 1] < start[r]:
                 n_rows = -1
                 break
-        while begin < n:                    # in pieces that stay in the cache
-            end = begin + 16384 if n - begin > 16384 else n
-            memcpy(ids + begin, source + begin, (end - begin) * 4)
-            bad |= out_of_range(ids + begin, end - begin, <uint32_t>(n_features - 1))
-            falls += descents(ids + begin - (begin > 0), end - begin + (begin > 0))
-            begin = end
+        together(copy_share, &m, threads)
+        for k in range(threads):
+            bad = bad or m.found[k * (APART // 8)]
+            falls += m.found[k * (APART // 8) + 1]
+            r = n * k // threads            # where the shares meet
+            falls += k > 0 and ids[r] <= ids[r - 1]
         for r in range(1, n_rows):          # from row to row they may fall
             if start[r] > start[r - 1] and start[r] < n:
                 falls -= ids[start[r]] <= ids[start[r] - 1]
-    if n_rows < 0 or bad >> 31:
+    PyMem_Free(m.found)
+    if n_rows < 0 or bad:
         return -1
     return falls == 0
 

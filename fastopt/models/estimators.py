@@ -405,7 +405,8 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         self, X: Any, targets: Sequence[Array], weights: Array | None, epochs: int, fresh: bool, classes: Any = None
     ) -> None:
         """Train each model on its targets; `classes`: what a validation split is stratified by."""
-        indptr, indices, data, shape = csr_rows(X)
+        wild = self._threads() if self.mode == "hogwild" else 1
+        indptr, indices, data, shape = csr_rows(X, wild)
         w = None if weights is None else _as(weights, data.dtype, "sample_weight, times class_weight,")
         if not fresh:
             self._check_going_on(shape[1])
@@ -423,7 +424,6 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
                 visits, seen = self._split(visits, random, classes)
             matrix = sparse.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=shape)
             watch = Watch(matrix[seen], seen, None if weights is None else weights[seen])
-        wild = self._threads() if self.mode == "hogwild" else 1
         if fresh:
             self._start(len(targets), shape[1], data.dtype)
         jobs = self._jobs(targets, data.dtype, epochs)

@@ -66,12 +66,12 @@ FO_INLINE void fo_fetch_row(const int32_t *ids, const char *data, ptrdiff_t size
     FO_INLINE void fo_find_##t(real **place, real *records, real *own, ptrdiff_t hot, const int32_t *ids, ptrdiff_t n,        \
                                  ptrdiff_t stride) {                                                                          \
         uintptr_t to_own = (uintptr_t)own - (uintptr_t)records;                                                               \
-        FO_ROUNDS(n, 1, uintptr_t at = (uintptr_t)(records + ids[i] * stride) + (to_own & -(uintptr_t)(ids[i] < hot));        \
+        FO_ROUNDS(n, 0, uintptr_t at = (uintptr_t)(records + ids[i] * stride) + (to_own & -(uintptr_t)(ids[i] < hot));        \
                   place[i] = (real *)at; FO_PREFETCH(place[i]););                                                             \
     }                                                                                                                         \
     FO_INLINE void fo_gather_found_##t(real *p, real *s, ptrdiff_t room, real *const *place, ptrdiff_t n, int n_states,       \
                                          real scale) {                                                                        \
-        FO_ROUNDS(n, 1, const real *at = place[i]; p[i] = scale * fo_get##t(at);                                              \
+        FO_ROUNDS(n, 0, const real *at = place[i]; p[i] = scale * fo_get##t(at);                                              \
                   for (int q = 0; q < n_states; q++) s[q * room + i] = fo_get##t(at + 1 + q););                               \
     }                                                                                                                         \
     FO_INLINE void fo_scatter_found_##t(const real *p, const real *s, ptrdiff_t room, real *const *place, ptrdiff_t n,        \

@@ -258,13 +258,13 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
             bias = own + hot * m.stride
         for i in range(begin, begin + 2 if begin + 2 < end else end):
             r = m.order[i]
-            find_records(next if i > begin else place, records, own, hot, ids_of(m, r, row), m.indptr[r + 1] - m.indptr[r],
-                         m.stride)
+            find_records(next if i > begin else place, records, own, hot, m.indices + m.indptr[r],
+                         m.indptr[r + 1] - m.indptr[r], m.stride)
     for i in range(begin, end):
         r = m.order[i] if m.order != NULL else i
         at = m.indptr[r]
         n = m.indptr[r + 1] - at
-        ids = ids_of(m, r, row)
+        ids = m.indices + at if wild else ids_of(m, r, row)
         if m.order != NULL:                 # rows lie scattered: fetch where they begin, then what they hold
             if i + 24 < end:
                 FO_PREFETCH_READ(m.indptr + m.order[i + 24])
@@ -303,25 +303,29 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
         memset(x + total, 0, PAD * sizeof(real))
         for q in range(m.n_states):
             memset(s + q * room + total, 0, PAD * sizeof(real))
-        m.learn(padded, g, p, x, y[r], m.parameter, weights[r] if weights != NULL else 1.0)
-        step = i - begin
-        m.span(padded, p, g, s, s + room, s + 2 * room, s + 3 * room, m.h + (step * threads + k) * m.h_stride)
-        if (wild or m.prefetch) and i + 2 < end:        # while the derivative is waited for
-            at = m.order[i + 2] if m.order != NULL else i + 2
-            after = ids_of(m, at, row + room)
+        if wild and i + 2 < end:                            # while the blocks settle in the cache
+            at = m.order[i + 2]
+            after = m.indices + m.indptr[at]
             j = m.indptr[at + 1] - m.indptr[at]
-            if not wild and m.stride == 1:
-                fetch_records(records, after, j, 1, True)
-            elif not wild and m.stride == 2:
-                fetch_records(records, after, j, 2, True)
-            elif not wild:
-                fetch_records(records, after, j, m.stride, True)
-            elif m.n_states == 0:
+            if m.n_states == 0:
                 find_records(last, records, own, hot, after, j, 1)
             elif m.n_states == 1:
                 find_records(last, records, own, hot, after, j, 2)
             else:
                 find_records(last, records, own, hot, after, j, m.stride)
+        m.learn(padded, g, p, x, y[r], m.parameter, weights[r] if weights != NULL else 1.0)
+        step = i - begin
+        m.span(padded, p, g, s, s + room, s + 2 * room, s + 3 * room, m.h + (step * threads + k) * m.h_stride)
+        if not wild and m.prefetch and i + 2 < end:         # while the derivative is waited for
+            at = m.order[i + 2] if m.order != NULL else i + 2
+            after = ids_of(m, at, row + room)
+            j = m.indptr[at + 1] - m.indptr[at]
+            if m.stride == 1:
+                fetch_records(records, after, j, 1, True)
+            elif m.stride == 2:
+                fetch_records(records, after, j, 2, True)
+            else:
+                fetch_records(records, after, j, m.stride, True)
         if wild:
             if m.n_states == 0:
                 scatter_found(p, s, room, place, n, 0, down)

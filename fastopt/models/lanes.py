@@ -83,30 +83,8 @@ class LaneTrainer:
         self.optimizer, self.options, self.n_models, self.rates = optimizer, options, n_models, rates
         self.rule = optimizer.rule_of(options)
         self.lanes = -(-n_models // GROUP) * GROUP
-        states = self.rule.states
-        shape = (n_features, (1 + len(states)) * self.lanes)
-        size, limit = shape[0] * shape[1] * self.dtype.itemsize, memory()
-        plan = (
-            f"{n_models} models of {n_features} features, each a weight and {len(states)} numbers of state in {self.dtype}, "
-            f"need {size / 1e9:.3g} GB ({n_features} x {1 + len(states)} x {self.lanes} x {self.dtype.itemsize} bytes)"
-        )
-        way_out = "hash to fewer features, use float32, or an optimizer with less state, such as 'sgd'"
-        way_out = way_out if rates is None else f"give lr a number instead of 'auto', or {way_out}"
-        if limit is not None and size > limit:
-            raise MemoryError(f"{plan}, and there are {limit / 1e9:.3g} GB; {way_out}")
-        try:
-            self._records = zeros(shape, self.dtype)
-        except MemoryError as e:
-            raise MemoryError(f"{plan}, which cannot be had; {way_out}") from e
-        self._bias = np.zeros(shape[1], self.dtype) if fit_intercept else None
         own = [options] if rates is None else [{**options, "lr": rate} for rate in rates]
-        for k, name in enumerate(states, 1):
-            values = np.zeros(self.lanes)
-            values[:n_models] = [optimizer.start(name, o) for o in own]
-            if values.any():
-                self.records[:, k] = values
-                if self.bias is not None:
-                    self.bias[k] = values
+        self._begin(n_features, fit_intercept, own)
         self.steps = 0
         self.scale = np.ones(self.lanes)
         self.sums = np.zeros(self.lanes)  # of the losses of samples before they were learned, by weight
@@ -115,6 +93,35 @@ class LaneTrainer:
         self.place: Array | None = None  # as in `SampleTrainer`
         self.version = 0  # changes with the weights
         self.set_rate(options["lr"], l2)
+
+    def _begin(self, n_features: int, fit_intercept: bool, own: list[dict[str, Any]]) -> None:
+        """The records at their start; `own`: options of each model, or one for all."""
+        states = self.rule.states
+        shape = (n_features, (1 + len(states)) * self.lanes)
+        size, limit = shape[0] * shape[1] * self.dtype.itemsize, memory()
+        plan = (
+            f"{self.n_models} models of {n_features} features, each a weight and {len(states)} numbers of state in {self.dtype}, "
+            f"need {size / 1e9:.3g} GB ({n_features} x {1 + len(states)} x {self.lanes} x {self.dtype.itemsize} bytes)"
+        )
+        way_out = "hash to fewer features, use float32, or an optimizer with less state, such as 'sgd'"
+        if self.rates is not None:
+            way_out = f"give lr a number instead of 'auto', or {way_out}"
+        elif self.loss == "log_loss":
+            way_out = f"{way_out}; loss='hinge', 'squared_hinge' or 'modified_huber' keeps the weights alone that have moved"
+        if limit is not None and size > limit:
+            raise MemoryError(f"{plan}, and there are {limit / 1e9:.3g} GB; {way_out}")
+        try:
+            self._records = zeros(shape, self.dtype)
+        except MemoryError as e:
+            raise MemoryError(f"{plan}, which cannot be had; {way_out}") from e
+        self._bias = np.zeros(shape[1], self.dtype) if fit_intercept else None
+        for k, name in enumerate(states, 1):
+            values = np.zeros(self.lanes)
+            values[: self.n_models] = [self.optimizer.start(name, o) for o in own]
+            if values.any():
+                self.records[:, k] = values
+                if self.bias is not None:
+                    self.bias[k] = values
 
     @property
     def records(self) -> Array:
@@ -176,13 +183,19 @@ class LaneTrainer:
             w = w[indices]
         return all_finite(w) and bool(np.isfinite(self.intercept(k)[0]))
 
+    def numbers_of(self, k: int) -> Array:
+        """Weights, before scaling, and states of a model, shape (n_features, 1 + states)."""
+        found: Array = self.records[:, :, k]
+        return found
+
     def alone(self, k: int, into: SampleTrainer | None = None) -> SampleTrainer:
         """Model k by itself, which trains on as if it always had been."""
         options = self.options if self.rates is None else {**self.options, "lr": self.rates[k]}
         if into is None:
             made: tuple[Any, ...] = (*self.arguments[:3], options, *self.arguments[4:])
             into = SampleTrainer(*made)
-        into.records[:, : self.records.shape[1]] = self.records[:, :, k]
+        numbers = self.numbers_of(k)
+        into.records[:, : numbers.shape[1]] = numbers
         if into.bias is not None and self.bias is not None:
             into.bias[: len(self.bias)] = self.bias[:, k]
         into.options = options

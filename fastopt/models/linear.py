@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ from ..checks import Array
 from ..csr import checked_csr
 from ..errors import HyperParameterError, StateError, UnsupportedError
 from ..optimizers.base import choose_backend
+from ..scores import VALUES
 from .batches import BatchTrainer
+from .classes import ClassLane, ClassTrainer, pays
 from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor, Watch
 from .lanes import GROUP, AutoTrainer, Lane, LaneTrainer
 from .samples import SampleTrainer
@@ -357,11 +360,14 @@ class LinearClassifier(Linear, Classifier):
             arguments[5:7] = ["multinomial", float(n_models)]
         else:  # a share of whole groups for each thread
             size = -(-n_models // GROUP // self._threads()) * GROUP or GROUP
+        kind, lane = LaneTrainer, Lane
+        if not self._is_multinomial() and not self.average and pays(n_models, *arguments[1:6]):
+            kind, lane = ClassTrainer, ClassLane
         models = []
         for start in range(0, n_models, size):
             arguments[0] = min(size, n_models - start)
-            together = LaneTrainer(*arguments)
-            models += [Model(Lane(together, k, start)) for k in range(arguments[0])]
+            together = kind(*arguments)
+            models += [Model(lane(together, k, start)) for k in range(arguments[0])]
         self._began(models)
 
     def _jobs(self, targets: Any, dtype: Any, epochs: int) -> list[tuple[Any, slice, Array]]:
@@ -386,7 +392,60 @@ class LinearClassifier(Linear, Classifier):
         if not isinstance(self._models[0].trainer, Lane):
             super()._prepare(indices, n_rows, n_threads)
 
+    @property
+    def layout_(self) -> str:
+        """How weights are kept: "dense", one for each feature and class, or "sparse", those that had a gradient."""
+        if not hasattr(self, "_models"):
+            raise AttributeError("layout_ does not exist before fit")
+        return "sparse" if isinstance(self._models[0].trainer, ClassLane) else "dense"
+
+    def _lists(self) -> list[tuple[int, ClassTrainer]] | None:
+        """Trainers and their first classes, if the weights are those of lists."""
+        if self.layout_ == "dense" or self._models[0].kept() is not None:
+            return None
+        return [(model.trainer.start, model.trainer.group) for model in self._models if model.trainer.k == 0]
+
+    def _scores(self, X: Any) -> Array:
+        if not hasattr(self, "_models") or (lists := self._lists()) is None or kernels.drivers is None:
+            return super()._scores(X)
+        X = self._finite(X, self._is_plain(X))
+        if not sparse.issparse(X) or X.dtype != lists[0][1].dtype:
+            return super()._scores(X)
+        rows = checked_csr(X)
+        out = np.empty((X.shape[0], len(self._models)), X.dtype)
+        for start, trainer in lists:
+            trainer.scores(rows, out, start, self._threads())
+        return out
+
+    def _entries(self) -> sparse.csr_array:
+        """`coef_` of lists, class by class."""
+        lists = self._lists()
+        assert lists is not None
+        found = [(*trainer.by_class(), trainer) for _, trainer in lists]
+        sizes = np.concatenate([np.diff(starts) for starts, *_ in found])
+        data = np.concatenate([numbers[:, 0] * t.dtype.type(t.scale[0]) for _, _, numbers, t in found])
+        indices = np.concatenate([features for _, features, _, _ in found])
+        shape = len(self._models), lists[0][1].n_features
+        return sparse.csr_array((data, indices, np.concatenate([[0], np.cumsum(sizes)])), shape=shape)
+
+    @property
+    def coef_(self) -> Array:
+        """Weights of the features, shape (1 or n_classes, n_features). Of the sparse layout made anew at each call."""
+        if not hasattr(self, "_models") or self._lists() is None:
+            return super().coef_
+        return self._entries().toarray()
+
     def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Any) -> float:
+        if isinstance(models[0].trainer, ClassLane) and models[0].kept() is None and kernels.drivers is not None:
+            trainer = models[0].trainer.group
+            z = np.empty((watch.X.shape[0], len(models)), trainer.dtype)
+            trainer.scores(checked_csr(watch.X), z, 0, self._threads())
+            with np.errstate(all="ignore"):
+                losses = [
+                    VALUES[self.loss](z[:, k].astype(np.float64), y[watch.rows], self._loss_parameter())
+                    for k, y in enumerate(targets)
+                ]
+                return math.fsum(float(np.average(loss, weights=watch.weights)) for loss in losses) / len(losses)
         if not self._is_multinomial():
             return super()._mean_loss(models, watch, targets)
         z = np.stack([self._score(model, watch.X) for model in models], axis=1).astype(np.float64)

@@ -427,7 +427,8 @@ def classes(addresses, str span, str loss, double parameter, lists, bias, indptr
     m.fold = <lanes_fold_t><void *>at
     m.parameter, m.bias = parameter, <char *>buffer(bias, 1)
     m.indptr, m.indices, m.data = <const int64_t *>buffer(indptr), <const int32_t *>buffer(indices), <const char *>buffer(data)
-    m.classes, m.weights, m.order = <const int32_t *>buffer(codes), <const char *>buffer(weights), <const int32_t *>buffer(order)
+    m.classes, m.order = <const int32_t *>buffer(codes), <const int32_t *>buffer(order)
+    m.weights = <const char *>buffer(weights)
     m.h = <const char *>buffer(h) + SPAN * itemsize
     m.h_stride = 0 if one_row else h.strides[0]
     m.scale, m.shrink, m.turns, m.n = scale, shrink, turns, n
@@ -576,7 +577,8 @@ cdef bint scale_in(const Lists *m, const int32_t *ids, Py_ssize_t n, bint writes
 
 
 def scale_lists(lists, ids=None, by=None):
-    """Multiply all weights by a number, or those of the features `ids` (int32); None: by none. Returns whether they were finite."""
+    """Multiply the weights of all features, or of `ids` (int32), by a number; None: by none. Returns whether all were finite
+    before."""
     cdef Lists m = lists_of(lists)
     cdef const int32_t *these = <const int32_t *>buffer(ids)
     cdef Py_ssize_t n = m.n_features if ids is None else len(ids)
@@ -681,7 +683,7 @@ def class_scores(addresses, lists, indptr, indices, data, double scale, bias, ou
     m.axpy = <void *>at
     at = addresses["lanes_sum4"]
     m.sum4 = <lanes_sum4_t><void *>at
-    if fo_is_fork_child or not FO_OPENMP or len(indices) < HOLD_GIL:
+    if fo_is_fork_child or not FO_OPENMP or len(indices) < serial_below // 8:
         threads = 1
     m.lists = lists_of(lists)
     m.own = (4 * m.lists.lanes * m.lists.itemsize + APART - 1) // APART * APART + APART

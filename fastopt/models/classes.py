@@ -191,9 +191,7 @@ class ClassTrainer(LaneTrainer):
         if self.backend == "native":
             done = 0
             while done < len(features):
-                done += kernels.drivers.store_entries(
-                    self._lists(), features[done:], classes[done:], numbers[done:]
-                )
+                done += kernels.drivers.store_entries(self._lists(), features[done:], classes[done:], numbers[done:])
                 if done < len(features):
                     self._grow(int(self.book[NEEDED]))
             return
@@ -204,9 +202,7 @@ class ClassTrainer(LaneTrainer):
         when = (self.version, self.steps)
         if self._good is None or self._good[0] != when:
             if self.backend == "native":
-                good = kernels.drivers.scale_lists(
-                    self._lists(), indices if len(indices) < self.n_features else None
-                )
+                good = kernels.drivers.scale_lists(self._lists(), indices if len(indices) < self.n_features else None)
             else:
                 good = all_finite(self.entries()[2][:, 0])
             self._good = when, good
@@ -249,7 +245,7 @@ class ClassTrainer(LaneTrainer):
             self.turns = self.turns or scale != 1 or shrink != 1
             part = order[done : done + n]
             rows: tuple[Any, ...] = (indptr, indices, data, y, weights, part)
-            rest: tuple[Any, ...] = (h, one_row, scale, shrink, self.turns)
+            rest: tuple[Any, ...] = (n, h, one_row, scale, shrink, self.turns)
             if self.backend == "native":
                 n, scale = kernels.drivers.classes(
                     kernels.table[self.dtype.name],
@@ -259,7 +255,6 @@ class ClassTrainer(LaneTrainer):
                     self._lists(),
                     self._bias,
                     *rows,
-                    n,
                     *rest,
                 )
             else:
@@ -270,8 +265,8 @@ class ClassTrainer(LaneTrainer):
                     self.lists,
                     np.concatenate([np.zeros(1, self.dtype), self.start]),
                     self.bias,
-                    *rows,
                     self.n_models,
+                    *rows,
                     *rest,
                 )
             self.scale[: self.n_models] = scale

@@ -107,7 +107,9 @@ class LaneTrainer:
         if self.rates is not None:
             way_out = f"give lr a number instead of 'auto', or {way_out}"
         elif self.loss == "log_loss":
-            way_out = f"{way_out}; loss='hinge', 'squared_hinge' or 'modified_huber' keeps the weights alone that have moved"
+            way_out = (
+                f"{way_out}; loss='hinge', 'squared_hinge' or 'modified_huber' keeps the weights alone that have moved"
+            )
         if limit is not None and size > limit:
             raise MemoryError(f"{plan}, and there are {limit / 1e9:.3g} GB; {way_out}")
         try:

@@ -219,20 +219,21 @@ def classes(
     lists: dict[int, dict[int, Array]],
     start: Array,
     bias: Array | None,
+    n_models: int,
     indptr: Array,
     indices: Array,
     data: Array,
     codes: Array,
     weights: Array | None,
     order: Array,
-    n_models: int,
+    n: int,
     h: Array,
     one_row: bool,
     scale: float,
     shrink: float,
     turns: bool,
 ) -> float:
-    """Train models, one against the rest, on CSR rows; returns the scale of the weights afterwards.
+    """Train models, one against the rest, on `n` CSR rows; returns the scale of the weights afterwards.
 
     `lists`: of a feature its classes, and of each the weight and states; what is missing is `start`. `bias`: shape
     (1 + states, n_models). See ``kernels.drivers.classes``.
@@ -241,7 +242,7 @@ def classes(
     real = data.dtype.type
     zero = np.zeros(1, data.dtype).tobytes()
     with np.errstate(all="ignore"):
-        for i, r in enumerate(order.tolist()):
+        for i, r in enumerate(order[:n].tolist()):
             part = slice(int(indptr[r]), int(indptr[r + 1]))
             of, x = [lists.setdefault(f, {}) for f in indices[part].tolist()], data[part]
             m, weight = len(of), 1.0 if weights is None else float(weights[r])

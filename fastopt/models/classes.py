@@ -25,7 +25,7 @@ LOSSES = ("hinge", "squared_hinge", "modified_huber")
 #: Lists pay from so many classes on, ...
 LEAST_CLASSES = 32
 #: ... where one record for all classes of a feature would take so many bytes of all features together: beyond the caches.
-LEAST_BYTES = 1 << 25
+LEAST_BYTES = 1 << 26
 MOST_CLASSES = (1 << 16) - GROUP  # classes are uint16 in lists
 UNIT = 8  # bytes; of these, places in memory are 32-bit numbers
 CHUNK = 1 << 19  # units that are allocated at a time, at most

@@ -248,6 +248,8 @@ class LinearClassifier(Linear, Classifier):
     classes_ : ndarray, shape (n_classes,)
     coef_ : ndarray, shape (1, n_features), or (n_classes, n_features) where there are more than two
     intercept_ : ndarray, shape (1,) or (n_classes,)
+    layout_ : {"dense", "sparse"}
+        How weights are kept, see Notes.
     n_features_in_ : int
     n_iter_ : int
         Passes of the last `fit`.
@@ -275,7 +277,16 @@ class LinearClassifier(Linear, Classifier):
     and not for Adan, ASGD, NAdam and others whose states may hold the rate. Not for ``mode="minibatch"`` and `l1`.
 
     Several classes side by side need ``n_features * (1 + states) * n_classes`` numbers, the classes rounded up to a multiple of 8;
-    if the machine has less memory, `fit` says so before it allocates.
+    if the machine has less memory, `fit` says so before it allocates. That is the dense layout. The losses ``"hinge"``,
+    ``"squared_hinge"`` and ``"modified_huber"`` are 0 beyond a margin: there most classes learn nothing from most samples, and
+    weights that never had a gradient are 0. With an optimizer that a gradient of 0 does not move (``"sgd"``, ``"adagrad"``,
+    ``"signsgd"``) each feature then keeps a list of the classes that it has a weight for, the sparse layout: the same bits
+    with a fraction of the memory, and predictions straight from the lists. It is chosen for 32 classes or more whose dense layout
+    would take 64 MiB or more, and kept by `partial_fit` and `warm_start`; not with `average`, with early stopping, or in another
+    mode than ``"sequential"``. A feature takes 8 bytes and, for c classes, room for the next power of two of at least 4 of them:
+    2 bytes and the numbers ``1 + states`` each; beyond half of the classes it has a record of all. How many classes
+    features will meet is not known beforehand: memory comes in pieces, between samples, and if there is no more,
+    `MemoryError` leaves the model as the last sample left it. `coef_` is dense at each call, `save_model` writes the lists.
 
     What others call the same penalty, for n samples:
 

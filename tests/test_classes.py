@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -350,6 +351,46 @@ def test_indices_out_of_bounds_are_refused(always, rng):
     bias = np.zeros(5, np.float32)
     table = kernels.table["float32"]
     assert kernels.drivers.class_scores(table, trainer._lists(), *rows, 1.0, bias, out, 0) >= 0
+
+
+def test_predictions_wait_while_another_thread_trains(always, rng):
+    X, y = problem(rng, 600, classes=9)
+    model = LinearClassifier("hinge", random_state=0).fit(X[:50], y[:50])
+    with ThreadPoolExecutor(2) as pool:
+        training = pool.submit(lambda: [model.partial_fit(X, y) for _ in range(20)])
+        while not training.done():
+            assert np.isfinite(model.decision_function(X[:20])).all()
+    other = LinearClassifier("hinge", random_state=0).fit(X[:50], y[:50])
+    for _ in range(20):
+        other.partial_fit(X, y)
+    assert_bits(other.coef_, model.coef_)
+
+
+def test_weights_of_single_features(always, rng):
+    """A few rows of another index type need no array of all weights."""
+    X, y = problem(rng, 300, classes=5)
+    model = LinearClassifier("hinge").fit(X, y)
+    few = X[:3].copy()
+    few.indices = few.indices.astype(np.int64)
+    assert_bits(model.decision_function(few), model.decision_function(X[:3]))
+    features = np.array([3, 1, 399])
+    for k, one in enumerate(model._models):
+        assert_bits(one.trainer.weights_of(features), model.coef_[k, features])
+
+
+@needs_native
+def test_lists_without_permission_to_write_predict(always, rng):
+    """As joblib maps them."""
+    X, y = problem(rng, 300, classes=5)
+    model = LinearClassifier("hinge", random_state=0).fit(X, y)
+    group = model._models[0].trainer.group
+    want = model.decision_function(X)
+    for a in (group.heads, group.book, *group.chunks):
+        a.flags.writeable = False
+    assert_bits(model.decision_function(X), want)
+    assert_bits(model.coef_, pickle.loads(pickle.dumps(model)).coef_)
+    with pytest.raises(fastopt.errors.ReadOnlyError, match="cannot be written"):
+        model.partial_fit(X, y)
 
 
 @needs_native

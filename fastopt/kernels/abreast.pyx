@@ -272,8 +272,8 @@ cdef void lanes_multinomial(Py_ssize_t n, rwd z, rod y, double a, double w, rw s
     sums[0] = sums[0] + w * (log64(total) - mine if total < INFINITY else total)
 
 
-# For lists of classes (classes.pxi): the sums of a score are 16 rows, one for each lane, of a number for each class. Features that
-# have met many classes have records of all, to which these apply; the last two are of predictions.
+# For lists of classes (classes.pxi): the sums of a score are 16 rows, one for each lane, of a number for each class. Features
+# that have met many classes have records of all, to which these apply; the last two are of predictions.
 
 cdef void lanes_add(Py_ssize_t n, double *sums, const real *p, real up, double x) noexcept nogil:
     # A row of the sums gets x * (up * p); n is a multiple of GROUP.

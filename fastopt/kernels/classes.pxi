@@ -378,20 +378,24 @@ cdef Py_ssize_t train_classes(Classes *m, real *block) noexcept nogil:
     return m.n
 
 
-cdef Lists lists_of(tuple parts) except *:
+cdef Lists lists_of(tuple parts, int writable) except *:
     # `chunks` of what is returned has to be freed.
     cdef Lists m
     cdef Py_ssize_t k
     heads, chunks, book, start, lanes, n_models, n_states = parts
-    m.heads, m.n_features, m.book = <Head *>buffer(heads, 1), len(heads), <int64_t *>buffer(book, 1)
+    m.heads, m.n_features, m.book = <Head *>buffer(heads, writable), len(heads), <int64_t *>buffer(book, writable)
     m.start, m.itemsize = <const char *>buffer(start), start.itemsize
     m.lanes, m.n_models, m.n_states = lanes, n_models, n_states
     m.n_chunks, m.shift = len(chunks), 0
     m.chunks = <char **>PyMem_Malloc((m.n_chunks + 1) * sizeof(char *))
     if m.chunks == NULL:
         raise MemoryError
-    for k in range(m.n_chunks):
-        m.chunks[k] = <char *>buffer(chunks[k], 1)
+    try:
+        for k in range(m.n_chunks):
+            m.chunks[k] = <char *>buffer(chunks[k], writable)
+    except BaseException:
+        PyMem_Free(m.chunks)
+        raise
     if m.n_chunks:
         while (<Py_ssize_t>1 << m.shift) < len(chunks[0]):
             m.shift += 1
@@ -432,7 +436,7 @@ def classes(addresses, str span, str loss, double parameter, lists, bias, indptr
     m.h = <const char *>buffer(h) + SPAN * itemsize
     m.h_stride = 0 if one_row else h.strides[0]
     m.scale, m.shrink, m.turns, m.n = scale, shrink, turns, n
-    m.lists = lists_of(lists)
+    m.lists = lists_of(lists, 1)
     lanes = m.lists.lanes
     m.tile = TILE if TILE > lanes else lanes
     memory = <char *>PyMem_Calloc((6 * (m.tile + PAD) + 2 * lanes) * m.lists.itemsize + ((PAD + 3) * lanes + 1) * 8
@@ -508,7 +512,7 @@ def list_entries(lists, features=None, classes=None, numbers=None):
     cdef Py_ssize_t found
     m.features, m.classes = <int32_t *>buffer(features, 1), <int32_t *>buffer(classes, 1)
     m.numbers = <char *>buffer(numbers, 1)
-    m.lists = lists_of(lists)
+    m.lists = lists_of(lists, 0)
     with nogil:
         if m.lists.itemsize == 4:
             found = entries_in[float](&m, <const float *>m.lists.start)
@@ -548,7 +552,7 @@ def store_entries(lists, features, classes, numbers):
     cdef Entries m
     cdef Py_ssize_t n = len(features), done
     m.features, m.classes, m.numbers = <int32_t *>buffer(features), <int32_t *>buffer(classes), <char *>buffer(numbers)
-    m.lists = lists_of(lists)
+    m.lists = lists_of(lists, 1)
     with nogil:
         if m.lists.itemsize == 4:
             done = store_in[float](&m, n, <const float *>m.lists.start)
@@ -579,10 +583,10 @@ cdef bint scale_in(const Lists *m, const int32_t *ids, Py_ssize_t n, bint writes
 def scale_lists(lists, ids=None, by=None):
     """Multiply the weights of all features, or of `ids` (int32), by a number; None: by none. Returns whether all were finite
     before."""
-    cdef Lists m = lists_of(lists)
-    cdef const int32_t *these = <const int32_t *>buffer(ids)
-    cdef Py_ssize_t n = m.n_features if ids is None else len(ids)
     cdef bint writes = by is not None, good
+    cdef const int32_t *these = <const int32_t *>buffer(ids)
+    cdef Lists m = lists_of(lists, writes)
+    cdef Py_ssize_t n = m.n_features if ids is None else len(ids)
     cdef double factor = 0 if by is None else by
     with nogil:
         if m.itemsize == 4:
@@ -685,7 +689,7 @@ def class_scores(addresses, lists, indptr, indices, data, double scale, bias, ou
     m.sum4 = <lanes_sum4_t><void *>at
     if fo_is_fork_child or not FO_OPENMP or len(indices) < serial_below // 8:
         threads = 1
-    m.lists = lists_of(lists)
+    m.lists = lists_of(lists, 0)
     m.own = (4 * m.lists.lanes * m.lists.itemsize + APART - 1) // APART * APART + APART
     memory = <char *>PyMem_Malloc(threads * m.own + 64)
     if memory == NULL:

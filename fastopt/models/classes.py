@@ -6,7 +6,9 @@ most samples, and a feature needs no weight for a class that it never moved.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import threading
 from typing import Any
 
 import numpy as np
@@ -65,12 +67,24 @@ def pays(
     )
 
 
+def by_one(call: Any) -> Any:
+    """A method that one thread is in at a time."""
+
+    @functools.wraps(call)
+    def locked(self: Any, *args: Any) -> Any:
+        with self._lock:
+            return call(self, *args)
+
+    return locked
+
+
 class ClassTrainer(LaneTrainer):
     """A `LaneTrainer` of classes whose features each have a list of the classes that they have a weight for.
 
     Its weights are those of a `LaneTrainer`, bit for bit. Lists are 4 classes long, or powers of two; a feature that has met
     more than half of the classes has a record of all. Memory for them comes in chunks, before the sample that needs it; a
     `MemoryError` leaves the models as the sample before left them. The NumPy backend has dicts in their place.
+    Lists move when they grow, so that threads that read them wait while another one trains.
     """
 
     def _begin(self, n_features: int, fit_intercept: bool, own: list[dict[str, Any]]) -> None:
@@ -89,12 +103,20 @@ class ClassTrainer(LaneTrainer):
         self.chunks: list[Array] = []
         self.book = np.zeros(BOOK, np.int64)
         self.book[0] = 1
+        self._lock = threading.RLock()
         self.lists: dict[int, dict[int, Array]] = {}  # of the NumPy backend
         self._bias = np.zeros((1 + len(self.start)) * self.lanes, self.dtype) if fit_intercept else None
         if self.bias is not None:
             self.bias[1:, : self.n_models] = self.start[:, np.newaxis]
         self._found: tuple[Any, tuple[Array, ...]] | None = None
         self._good: tuple[Any, bool] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_lock"} | {"_found": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
 
     def _plan(self, more: int) -> None:
         used, limit = sum(chunk.nbytes for chunk in getattr(self, "chunks", ())), memory()
@@ -112,7 +134,10 @@ class ClassTrainer(LaneTrainer):
         self._plan(count * self._chunk * UNIT)
         if (len(self.chunks) + count) * self._chunk > 1 << 32:
             raise MemoryError(f"lists cannot take more than {(1 << 32) * UNIT / 1e9:.3g} GB; hash to fewer features")
-        self.chunks += [zeros((1, self._chunk), np.dtype(np.uint64)).ravel() for _ in range(count)]
+        try:
+            self.chunks += [zeros((1, self._chunk), np.dtype(np.uint64)).ravel() for _ in range(count)]
+        except MemoryError as e:
+            raise MemoryError(f"no {count * self._chunk * UNIT} bytes more for the lists of classes") from e
 
     def _lists(self) -> tuple[Any, ...]:
         return self.heads, self.chunks, self.book, self.start, self.lanes, self.n_models, len(self.start)
@@ -128,6 +153,7 @@ class ClassTrainer(LaneTrainer):
     def reorder(self, place: Array) -> None:
         raise UnsupportedError("lists keep the order of the features")
 
+    @by_one
     def entries(self) -> tuple[Array, Array, Array]:
         """Features and classes (int32), and weights before scaling and states, a row each."""
         if self.backend == "native":
@@ -168,7 +194,7 @@ class ClassTrainer(LaneTrainer):
         found = np.zeros(self.n_features, self.dtype)
         ids, numbers = self.of_class(k)
         found[ids] = numbers[:, 0] * self.dtype.type(self.scale[k])
-        return found[features] if features != slice(None) else found
+        return found if isinstance(features, slice) else found[features]
 
     def numbers_of(self, k: int) -> Array:
         whole = np.zeros((self.n_features, 1 + len(self.start)), self.dtype)
@@ -187,6 +213,7 @@ class ClassTrainer(LaneTrainer):
             self.bias[0, k] = intercept[0]
         self.fresh, self.version = False, self.version + 1
 
+    @by_one
     def _store(self, features: Array, classes: Array, numbers: Array) -> None:
         if self.backend == "native":
             done = 0
@@ -198,6 +225,7 @@ class ClassTrainer(LaneTrainer):
         for f, k, own in zip(features.tolist(), classes.tolist(), numbers, strict=True):
             self.lists.setdefault(f, {})[k] = own.copy()
 
+    @by_one
     def is_finite(self, k: int, indices: Array) -> bool:
         when = (self.version, self.steps)
         if self._good is None or self._good[0] != when:
@@ -208,6 +236,7 @@ class ClassTrainer(LaneTrainer):
             self._good = when, good
         return self._good[1] and bool(np.isfinite(self.intercept(k)[0]))
 
+    @by_one
     def scores(self, rows: Any, out: Array, column: int, n_threads: int) -> None:
         """The scores of CSR rows, which have been checked, into columns of `out`."""
         bias = np.zeros(self.n_models, self.dtype) if self.bias is None else self.bias[0, : self.n_models].copy()
@@ -239,44 +268,49 @@ class ClassTrainer(LaneTrainer):
         order = np.arange(len(y), dtype=np.int32) if order is None else order
         done, self.fresh, self.version = 0, False, self.version + 1
         while done < len(order):
-            n = self._pieces(done, len(order))
-            h, one_row, _ = self._scalars(n)
-            scale, shrink = float(self.scale[0]), float(self.shrink[0])
-            self.turns = self.turns or scale != 1 or shrink != 1
-            part = order[done : done + n]
-            rows: tuple[Any, ...] = (indptr, indices, data, y, weights, part)
-            rest: tuple[Any, ...] = (n, h, one_row, scale, shrink, self.turns)
-            if self.backend == "native":
-                n, scale = kernels.drivers.classes(
-                    kernels.table[self.dtype.name],
-                    self.rule.span,
-                    self.loss,
-                    self.parameter,
-                    self._lists(),
-                    self._bias,
-                    *rows,
-                    *rest,
-                )
-            else:
-                scale = reference.classes(
-                    self.rule.reference,
-                    self.loss,
-                    self.parameter,
-                    self.lists,
-                    np.concatenate([np.zeros(1, self.dtype), self.start]),
-                    self.bias,
-                    self.n_models,
-                    *rows,
-                    *rest,
-                )
-            self.scale[: self.n_models] = scale
-            if scale < SMALLEST_SCALE:
-                self._fold(self.dtype.type(scale))
-                self.scale[:] = 1.0
-            self.steps += n
-            done += n
-            if n < len(part):
-                self._grow(int(self.book[NEEDED]))
+            done += self._learn(indptr, indices, data, y, weights, order[done:])
+
+    @by_one
+    def _learn(self, indptr: Array, indices: Array, data: Array, y: Array, weights: Array | None, order: Array) -> int:
+        """Train on some of the samples in `order`; returns on how many."""
+        n = self._pieces(0, len(order))
+        h, one_row, _ = self._scalars(n)
+        scale, shrink = float(self.scale[0]), float(self.shrink[0])
+        self.turns = self.turns or scale != 1 or shrink != 1
+        part = order[:n]
+        rows: tuple[Any, ...] = (indptr, indices, data, y, weights, part)
+        rest: tuple[Any, ...] = (n, h, one_row, scale, shrink, self.turns)
+        if self.backend == "native":
+            n, scale = kernels.drivers.classes(
+                kernels.table[self.dtype.name],
+                self.rule.span,
+                self.loss,
+                self.parameter,
+                self._lists(),
+                self._bias,
+                *rows,
+                *rest,
+            )
+        else:
+            scale = reference.classes(
+                self.rule.reference,
+                self.loss,
+                self.parameter,
+                self.lists,
+                np.concatenate([np.zeros(1, self.dtype), self.start]),
+                self.bias,
+                self.n_models,
+                *rows,
+                *rest,
+            )
+        self.scale[: self.n_models] = scale
+        if scale < SMALLEST_SCALE:
+            self._fold(self.dtype.type(scale))
+            self.scale[:] = 1.0
+        self.steps += n
+        if n < len(part):
+            self._grow(int(self.book[NEEDED]))
+        return n
 
     def _fold(self, scale: np.floating[Any]) -> None:
         if self.backend == "native":

@@ -168,7 +168,7 @@ cdef inline void fetch_list(const Lists *m, const Head *head) noexcept nogil:
     cdef const char *at
     if head.room:
         at = unit(m, head.place)
-        end = end if end < 512 else 512
+        end = end if end < 256 else 256
         for line in range(0, end, 64):
             FO_PREFETCH(at + line)
 

@@ -129,6 +129,28 @@ def test_weights_of_minus_zero_move_as_in_records(rng):
 
 
 @needs_native
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_slopes_of_minus_zero_are_slopes(sign):
+    """They come of tiny sample weights. A restored weight of -0 becomes +0, or not, by the sign of its gradient."""
+    indptr, indices = np.array([0, 2], np.int64), np.array([3, 1], np.int32)
+    data, y = np.array([sign, 1], np.float32), np.array([2], np.int32)
+    weights = np.array([1e-45], np.float32)
+    found = []
+    for kind in (LaneTrainer, ClassTrainer):
+        trainer = kind(
+            9, *arguments("sgd", np.float32, "native", loss="squared_hinge", n_features=5, fit_intercept=False)
+        )
+        for k in range(9):
+            trainer.restore(k, np.array([0, 0.9 if k == 2 else -0.9, 0, -0.0, 0], np.float32), np.zeros(1))
+        for _ in range(2):
+            trainer.train(indptr, indices, data, y, None, weights=weights)
+        found.append(trainer)
+    same(found[1], found[0], "")
+    negative = [bool(np.signbit(found[0].numbers_of(k)[3, 0])) for k in range(9)]
+    assert negative == [sign > 0 if k != 2 else sign < 0 for k in range(9)]
+
+
+@needs_native
 def test_a_zero_gradient_moves_nothing_with_these_optimizers_alone():
     still = set()
     for name in NAMES:
@@ -354,16 +376,17 @@ def test_indices_out_of_bounds_are_refused(always, rng):
 
 
 def test_predictions_wait_while_another_thread_trains(always, rng):
+    """Lists move when they grow."""
     X, y = problem(rng, 600, classes=9)
-    model = LinearClassifier("hinge", random_state=0).fit(X[:50], y[:50])
-    with ThreadPoolExecutor(2) as pool:
-        training = pool.submit(lambda: [model.partial_fit(X, y) for _ in range(20)])
-        while not training.done():
-            assert np.isfinite(model.decision_function(X[:20])).all()
-    other = LinearClassifier("hinge", random_state=0).fit(X[:50], y[:50])
-    for _ in range(20):
-        other.partial_fit(X, y)
-    assert_bits(other.coef_, model.coef_)
+    model = LinearClassifier("hinge", random_state=0).fit(X, y)
+    with ThreadPoolExecutor(1) as pool, model._models[0].trainer.group._lock:
+        calls = [pool.submit(call) for call in (lambda: model.predict(X), lambda: model.coef_)]
+        with pytest.raises(TimeoutError):
+            calls[0].result(0.2)
+        assert not any(call.done() for call in calls)
+        model.partial_fit(X, y)  # this thread may
+    assert (calls[0].result() == model.predict(X)).all()
+    assert_bits(calls[1].result(), model.coef_)
 
 
 def test_weights_of_single_features(always, rng):

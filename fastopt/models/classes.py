@@ -24,9 +24,9 @@ from .samples import SMALLEST_SCALE, zeros
 
 #: Losses whose derivative is exactly 0 beyond a margin.
 LOSSES = ("hinge", "squared_hinge", "modified_huber")
-#: Lists pay from so many classes on, ...
-LEAST_CLASSES = 32
-#: ... where one record for all classes of a feature would take so many bytes of all features together: beyond the caches.
+#: Lists train faster from so many classes on (`bench/classes.py`), ...
+LEAST_CLASSES = 64
+#: ... where the records of all classes take so many bytes: beyond the caches. With fewer they save memory alone.
 LEAST_BYTES = 1 << 26
 MOST_CLASSES = (1 << 16) - GROUP  # classes are uint16 in lists
 UNIT = 8  # bytes; of these, places in memory are 32-bit numbers
@@ -57,12 +57,14 @@ def stands_still(optimizer: type[Optimizer], options: dict[str, Any], dtype: np.
 def pays(
     n_models: int, n_features: int, dtype: np.dtype[Any], optimizer: type[Optimizer], options: dict[str, Any], loss: str
 ) -> bool:
-    """Whether lists can hold these models, and would likely be smaller and faster than records of all classes."""
+    """Whether lists can hold these models, and are likely faster than records of all classes, or those take half the memory."""
     size = n_features * n_models * (1 + len(optimizer.rule_of(options).states)) * dtype.itemsize
+    limit = memory()
+    faster = n_models >= LEAST_CLASSES and size >= LEAST_BYTES
     return (
         loss in LOSSES
-        and LEAST_CLASSES <= n_models <= MOST_CLASSES
-        and size >= LEAST_BYTES
+        and n_models <= MOST_CLASSES
+        and (faster or (limit is not None and size > limit // 2))
         and stands_still(optimizer, options, dtype)
     )
 
@@ -93,8 +95,7 @@ class ClassTrainer(LaneTrainer):
         self.start = np.array([self.optimizer.start(name, own[0]) for name in self.rule.states], self.dtype)
         self.n_features, self.turns = n_features, False
         record = self.lanes * (1 + len(self.start)) * self.dtype.itemsize // UNIT
-        size = min(CHUNK, n_features * record + 1)
-        self._chunk = 1 << max(size, 4 * record, 1 << 12).bit_length()
+        self._chunk = 1 << max(min(CHUNK, n_features * record // 8), 4 * record, 1 << 11).bit_length()
         self._plan(n_features * UNIT)
         try:
             self.heads = zeros((n_features, 1), np.dtype(np.uint64)).ravel()

@@ -281,9 +281,9 @@ class LinearClassifier(Linear, Classifier):
     ``"squared_hinge"`` and ``"modified_huber"`` are 0 beyond a margin: there most classes learn nothing from most samples, and
     weights that never had a gradient are 0. With an optimizer that a gradient of 0 does not move (``"sgd"``, ``"adagrad"``,
     ``"signsgd"``) each feature then keeps a list of the classes that it has a weight for, the sparse layout: the same bits
-    with a fraction of the memory, and predictions straight from the lists. It is chosen for 32 classes or more whose dense layout
-    would take 64 MiB or more, and kept by `partial_fit` and `warm_start`; not with `average`, with early stopping, or in another
-    mode than ``"sequential"``. A feature takes 8 bytes and, for c classes, room for the next power of two of at least 4 of them:
+    with a fraction of the memory, and predictions straight from the lists. It is chosen for 64 classes or more whose dense layout
+    would take 64 MiB or more, and for fewer where that would take more than half of the machine's memory; not with `average`,
+    with early stopping, or in another mode than ``"sequential"``. `partial_fit` and `warm_start` keep it. A feature takes 8 bytes and, for c classes, room for the next power of two of at least 4 of them:
     2 bytes and the numbers ``1 + states`` each; beyond half of the classes it has a record of all. How many classes
     features will meet is not known beforehand: memory comes in pieces, between samples, and if there is no more,
     `MemoryError` leaves the model as the last sample left it. `coef_` is dense at each call, `save_model` writes the lists.

@@ -50,6 +50,7 @@ bench: $(VENV)/oracles $(VENV)/flights  ## time against torch, numba and scikit-
 	$(BIN)/python bench/normalization.py
 	$(BIN)/python bench/linear.py
 	$(BIN)/python bench/lanes.py
+	$(BIN)/python bench/predict.py
 	$(BIN)/python bench/race.py
 	$(BIN)/python bench/factors.py
 	$(BIN)/python bench/text.py
@@ -70,7 +71,7 @@ convergence: $(VENV)/test $(VENV)/flights  ## every optimizer on five problems, 
 survey: $(VENV)/test  ## check what two surveys of gradient descent say, claim by claim: docs/survey.md and its pictures
 	$(BIN)/python -m bench.survey
 
-docs: $(VENV)/package  ## write docs/optimizers.md and docs/schedules.md from the docstrings, draw the schedules
+docs: $(VENV)/package  ## write optimizers.md, schedules.md and models.md in docs/ from the docstrings, draw the schedules
 	$(BIN)/python docs/generate.py
 
 pictures: $(VENV)/package  ## draw the pictures of paths and rates in docs/

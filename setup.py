@@ -27,6 +27,8 @@ STRICT = ["-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finit
 # -fno-math-errno and -fno-trapping-math let loops with roots and selections vectorize; forbidding contraction keeps
 # every instruction set, and NumPy, at the same bits. Never -ffast-math, never -march=native.
 FLAGS = [*STRICT, "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing"]
+# A function without a header would return an int; newer compilers refuse it by themselves.
+FLAGS += ["-Werror=implicit-function-declaration"]
 ISA_FLAGS = {
     "baseline": ["-march=x86-64", "-mno-sse3"],  # no SSE3: nor any later extension that the environment turned on
     "avx2": ["-march=x86-64-v3", "-mno-avx512f"],

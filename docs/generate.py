@@ -1,4 +1,4 @@
-"""Writes docs/optimizers.md and docs/schedules.md from the docstrings, and draws the schedules: ``make docs``."""
+"""Writes docs/optimizers.md, schedules.md and models.md from the docstrings, and draws the schedules: ``make docs``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastopt
-from fastopt import schedules
+from fastopt import models, schedules
 from fastopt.optimizers import normalized, tables
-from fastopt.optimizers.base import ALL, Optimizer, Rule
+from fastopt.optimizers.base import ALIASES, ALL, Optimizer, Rule
 
 PAGE = Path(__file__).parent / "optimizers.md"
+MODELS = PAGE.with_name("models.md")
 SCHEDULES, PICTURE = PAGE.with_name("schedules.md"), PAGE.with_name("schedules.png")
 MATRIX = 1009, 2003  # a parameter whose sides and their products tell what a state's size is made of
 #: Values that are tried for options, to find which choose another rule, and which have no exact sparse mode.
@@ -481,7 +482,173 @@ def draw() -> None:
     figure.savefig(PICTURE, dpi=100, metadata={"Software": None})
 
 
+# ----------------------------------------------------------------------------------------------------------- the models
+
+MODELS_HEAD = r"""# Models
+
+`fastopt.models`: estimators in scikit-learn's manner on CSR or dense data, and vectors of words. This page is made of the docstrings
+and of what the code says when it is asked, by `make docs`; edit those.
+"""
+
+#: Checks of scikit-learn that do not hold, and why; the tests run all, with these as the only failures that are expected.
+DIFFER = {
+    "check_sample_weight_equivalence_on_dense_data": """for `mode="sequential"`: steps that follow each other depend on the order of the
+    samples, and a sample that is repeated makes more steps than one with a larger weight. It holds in the mean over orders; so
+    with scikit-learn's `SGDClassifier`. It holds for `mode="minibatch"` with batches of all samples.""",
+    "check_sample_weight_equivalence_on_sparse_data": "the same.",
+}
+
+#: What an optimizer is asked to train: a model and options beside those that `WAYS` and the penalties are.
+WAYS: dict[str, dict[str, Any]] = {
+    "sequential": {},
+    "minibatch": {"mode": "minibatch"},
+    "hogwild": {"mode": "hogwild"},
+    'lr="auto"': {"lr": "auto"},
+    "multinomial": {"multi_class": "multinomial"},
+}
+PENALTIES: dict[str, dict[str, float]] = {"l1": {"l1": 1e-3}, "l2": {"l2": 1e-3}}
+
+
+def model_classes() -> list[type[Any]]:
+    """What can be fitted, by name."""
+    found = [getattr(models, name) for name in models.__all__]
+    return [thing for thing in found if hasattr(thing, "fit")]
+
+
+def optimizer_names() -> list[str]:
+    """Those that the constructors take."""
+    return sorted([*Optimizer.known, *ALIASES])
+
+
+def served(cls: type[Any], name: str, options: Mapping[str, Any]) -> bool:
+    """Whether the model takes the optimizer with these options: it is asked to learn a little."""
+    rng = np.random.default_rng(0)
+    X, y = rng.random((30, 4)), np.arange(30) % 3
+    try:
+        cls(optimizer=name, **{"lr": 1e-3, "epochs": 1, "random_state": 0, **options}).fit(X, y)
+    except fastopt.UnsupportedError:
+        return False
+    return True
+
+
+def trains_words(name: str) -> bool:
+    text = [["a", "b", "c", "a"]] * 3
+    try:
+        models.SkipGram(4, min_count=1, sample=0, optimizer=name, lr=1e-3, epochs=1, random_state=0).fit(text)
+    except fastopt.UnsupportedError:
+        return False
+    return True
+
+
+def cells(name: str) -> tuple[str, ...]:
+    """What is served with an optimizer: for each way the penalties, and "-" where it cannot train so at all."""
+    found = []
+    for cls in (models.LinearClassifier, models.FMClassifier):
+        for options in WAYS.values():
+            if cls is models.FMClassifier and not set(options) <= {"mode"}:
+                continue
+            if not served(cls, name, options):
+                found.append("-")
+                continue
+            penalties = [p for p, more in PENALTIES.items() if served(cls, name, {**options, **more})]
+            found.append(", ".join(penalties) or "no penalty")
+    return *found, "yes" if trains_words(name) else "-"
+
+
+def served_table() -> str:
+    """Optimizers that are served alike are a row."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for name in optimizer_names():
+        rows.setdefault(cells(name), []).append(f'`"{name}"`')
+    factors = [f"FM, {way}" for way, options in WAYS.items() if set(options) <= {"mode"}]
+    lines = table("optimizer", *WAYS, *factors, "words")
+    for found, names in sorted(rows.items(), key=lambda item: ({*item[0]} == {"-"}, -len(item[1]))):
+        lines += row(", ".join(names), *found)
+    return lines
+
+
+def losses_table() -> str:
+    families = {name: getattr(models, name) for name in models.__all__ if hasattr(getattr(models, name), "_losses")}
+    known = dict.fromkeys(loss for cls in families.values() for loss in cls._losses)
+    lines = table("loss", *families)
+    for loss in known:
+        lines += row(f'`"{loss}"`', *("yes" if loss in cls._losses else "-" for cls in families.values()))
+    return lines
+
+
+def simple_table(match: re.Match[str]) -> str:
+    """A simple table of reStructuredText, of two columns, in Markdown."""
+    lines = match[0].strip().splitlines()
+    width = len(lines[0].split()[0])
+    pairs = [(line[:width].strip(), line[width:].strip()) for line in lines if not line.startswith("=")]
+    return table(*pairs[0]) + "".join(row(*pair) for pair in pairs[1:])
+
+
+def of_model(text: str) -> str:
+    """Markdown of a model's docstring, in which models are links."""
+    text = re.sub(r"^=+ +=+\n(?:[^\n]+\n)+?=+ +=+\n(?:[^\n]+\n)+?=+ +=+$", simple_table, text, flags=re.M)
+    text = markdown(text, False)
+    known = {cls.__name__ for cls in model_classes()}
+    return re.sub(r"`(\w+)`", lambda m: f"[`{m[1]}`](#{m[1].lower()})" if m[1] in known else m[0], text)
+
+
+def entries(section: str) -> list[tuple[list[str], str, str]]:
+    """Names, type and text of the entries of a docstring's section; several names may share a text."""
+    found = re.findall(r"^([\w, ]+?)(?: : ([^\n]*))?\n((?:[ \t]+[^\n]*\n)*)", section + "\n", re.M)
+    return [(names.split(", "), kind, " ".join(text.split())) for names, kind, text in found]
+
+
+def model_section(cls: type[Any]) -> str:
+    text, arguments = sections(cls), inspect.signature(cls).parameters
+    lines = table("parameter", "")
+    for names, _, said in entries(text["Parameters"]):
+        defaults = {name: arguments[name].default for name in names}
+        given = (f"`{k}`" if v is inspect.Parameter.empty else f"`{k}={v!r}`" for k, v in defaults.items())
+        lines += row(", ".join(given), of_model(said))
+    kept = table("attribute", "", "")
+    for names, kind, said in entries(text.get("Attributes", "")):
+        kept += row(", ".join(f"`{name}`" for name in names), of_model(kind), of_model(said))
+    parts = [f"## {cls.__name__}", of_model(text["summary"]), of_model(text["more"]), lines, "After `fit`:", kept]
+    if losses := getattr(cls, "_losses", ()):
+        parts.insert(3, "Losses: " + ", ".join(f'`"{loss}"`' for loss in losses) + ".")
+    parts += [of_model(text["Notes"])] if "Notes" in text else []
+    if "Examples" in text:
+        parts.append("```python\n" + text["Examples"] + "\n```")
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def models_page() -> str:
+    overview = table("model", "")
+    for cls in model_classes():
+        overview += row(f"[`{cls.__name__}`](#{cls.__name__.lower()})", of_model(sections(cls)["summary"]))
+    others = table("beside them", "")
+    for name in models.__all__:
+        if (thing := getattr(models, name)) not in model_classes():
+            others += row(f"`{name}`", of_model(" ".join(sections(thing)["summary"].split())))
+    differ = table("check", "") + "".join(row(f"`{name}`", " ".join(why.split())) for name, why in DIFFER.items())
+    parts = [
+        MODELS_HEAD,
+        overview,
+        others,
+        "## Losses\n\n`SkipGram` and `GloVe` have losses of their own.\n\n" + losses_table(),
+        """## What is served
+
+The optimizers that `optimizer=` takes, and with each the penalties: in the modes of the linear models, with ``lr="auto"`` and
+``multi_class="multinomial"``, of the factorization machines (FM), and whether it trains vectors of words. "-": the call is refused. A
+schedule as rate goes with every mode, without penalties. ``"ftrl"`` takes `l1` and `l2` as its own. Each cell is what the model said
+when it was asked for it.
+
+""".replace("``", "`")
+        + served_table(),
+        "## scikit-learn's checks\n\nAll checks that scikit-learn asks of an estimator hold (`check_estimator`), but:\n\n"
+        + differ,
+        *(model_section(cls) for cls in model_classes()),
+    ]
+    return "\n".join(parts)
+
+
 if __name__ == "__main__":
     PAGE.write_text(page())
     SCHEDULES.write_text(schedules_page())
+    MODELS.write_text(models_page())
     draw()

@@ -1,17 +1,21 @@
-"""docs/optimizers.md is what the docstrings say, and they say what a user has to know."""
+"""docs/optimizers.md, schedules.md and models.md are what the docstrings say, and they say what a user has to know."""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fastopt
+import fastopt.models
 from fastopt import schedules
+from fastopt.models.estimators import MODES
 from fastopt.optimizers import normalized
 
 ROOT = Path(__file__).parent.parent
@@ -125,3 +129,59 @@ def test_bytes_and_exact_modes(generator):
     }
     assert {name: (facts[name].state, facts[name].bytes, facts[name].exact) for name in want} == want
     assert not facts["SGD"].refusals and len(facts["Adam"].refusals) == 2
+
+
+# ----------------------------------------------------------------------------------------------------------- the models
+
+
+@pytest.fixture(scope="module")
+def models_page(generator) -> str:
+    return generator.models_page()
+
+
+def test_the_page_of_the_models_is_what_the_docstrings_and_the_code_say(generator, models_page):
+    assert generator.MODELS.read_text() == models_page, "docs/models.md is out of date; run make docs."
+
+
+def test_the_page_of_the_models_is_markdown_whose_links_lead_somewhere(models_page):
+    for left_over in (":math:", ".. math", r"\operatorname", "``)", "::\n", "====", "<fastopt"):
+        assert left_over not in models_page, f"{left_over!r} is left over in docs/models.md."
+    anchors = {title.lower().replace(" ", "-") for title in re.findall(r"^##+ (.*)$", models_page, re.M)}
+    assert set(re.findall(r"\]\(#([^)]*)\)", models_page)) <= anchors
+    for name in fastopt.models.__all__:
+        assert f"`{name}`" in models_page, f"docs/models.md does not name {name}."
+
+
+def test_every_parameter_of_a_model_has_a_text_and_every_attribute_is_there_after_fit(generator):
+    rng = np.random.default_rng(0)
+    X, y, text = rng.random((40, 4)), np.arange(40) % 3, [["a", "b", "c", "a"]] * 9
+    for cls in generator.model_classes():
+        parts, name = generator.sections(cls), cls.__name__
+        told = [k for names, _, _ in generator.entries(parts["Parameters"]) for k in names]
+        assert sorted(told) == sorted(inspect.signature(cls).parameters), (
+            f"the parameters of {name} and its docstring differ"
+        )
+        more = {"lr": "auto"} if name.startswith("Linear") else {"sample": 0} if name == "SkipGram" else {}
+        if hasattr(cls, "predict"):
+            model = cls(epochs=2, random_state=0, **more).fit(X, y)
+        else:
+            model = cls(4, epochs=2, min_count=1, random_state=0, **more).fit(text)
+        kept = [k for names, _, _ in generator.entries(parts["Attributes"]) for k in names]
+        assert "n_features_in_" in kept or "vectors_" in kept
+        missing = [k for k in kept if not hasattr(model, k)]
+        assert not missing, f"{name} says that it has {missing} after fit, and has not."
+
+
+def test_what_is_served_is_said_of_every_optimizer(generator, models_page):
+    for name in generator.optimizer_names():
+        assert models_page.count(f'`"{name}"`') > 0
+    assert generator.cells("sgd")[:5] == ("l1, l2", "l1, l2", "l2", "l2", "l2")
+    assert set(generator.cells("muon")) == {"-"}
+
+
+def test_the_checks_that_differ_are_those_of_the_tests(generator):
+    from test_models import expected_failures
+
+    differing = set().union(*(expected_failures(fastopt.models.LinearClassifier(mode=mode)) for mode in MODES))
+    assert differing == set(generator.DIFFER)
+    assert not expected_failures(fastopt.models.LinearClassifier(mode="minibatch"))

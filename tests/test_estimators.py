@@ -6,19 +6,23 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from conftest import needs_native
 from settings import assert_bits, native_builds
+from sklearn.base import clone
 from sklearn.datasets import make_classification, make_regression
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, QuantileRegressor
 from sklearn.model_selection import train_test_split
 from test_models import STEEP, problem, rows
 
 import fastopt
 from fastopt import kernels, scores
-from fastopt.models import LinearClassifier, LinearRegressor, reference
+from fastopt.errors import NonFiniteError, StateError
+from fastopt.models import FMRegressor, LinearClassifier, LinearRegressor, reference
 from fastopt.models.batches import REACH, BatchTrainer, Decay
 from fastopt.models.files import load_model, save_model
 from fastopt.optimizers.base import by_name
@@ -393,6 +397,66 @@ def test_early_stopping_watches_rows_that_it_does_not_train_on(rng, capsys):
     z = model.decision_function(X[np.sort(held)])
     best = np.logaddexp(0, -np.where(y[np.sort(held)] == "yes", z, -z)).mean()
     assert abs(best - min(losses)) < 1e-4, "the weights are those of the best pass"
+
+
+def late_explosion(step):
+    """A rate that is right for three passes of 360 rows, and then far too large."""
+    return np.where(np.asarray(step) < 3 * 360, 0.1, 1e60)
+
+
+@pytest.mark.parametrize(
+    ("model", "classes"),
+    [
+        (LinearClassifier(optimizer="sgd"), 2),
+        (LinearClassifier("squared_hinge", optimizer="sgd", fit_intercept=False), 2),
+        (LinearClassifier("squared_hinge", optimizer="sgd", n_jobs=2), 3),
+        (LinearClassifier(optimizer="sgd", multi_class="multinomial"), 3),
+        (LinearRegressor(optimizer="sgd"), 0),
+        (LinearRegressor(optimizer="sgd", mode="minibatch", batch_size=1), 0),
+        (FMRegressor(optimizer="sgd"), 0),
+    ],
+)
+def test_early_stopping_keeps_the_best_pass_where_a_later_one_diverges(model, classes, rng, tmp_path):
+    X, _ = problem(rng, 400, 60, dtype=np.float32)
+    z = X @ rng.standard_normal((60, max(classes, 2)))
+    y = z.argmax(axis=1) if classes else z[:, 0]
+    model = clone(model).set_params(random_state=0, epochs=20, early_stopping=True, lr=late_explosion)
+    with pytest.warns(ConvergenceWarning, match="diverged after the pass with the least validation loss"):
+        model.fit(X, y)
+    assert 3 < model.n_iter_ < 20
+    calm = clone(model).set_params(epochs=3, lr=0.1).fit(X, y)
+    parts = [
+        np.isfinite(model.coef_).all(),
+        (model.coef_ == calm.coef_).all(),
+        (model.predict(X) == calm.predict(X)).all(),
+    ]
+    assert parts == [True, True, True]
+    before = model.coef_.copy()
+    for call in (model.partial_fit, model.set_params(warm_start=True).fit):  # where the state is, nothing goes on
+        with pytest.raises(StateError, match="warm_start=False"):
+            call(X, y)
+        assert_bits(model.coef_, before)
+    save_model(tmp_path / "m.npz", model.set_params(lr=0.1, warm_start=False))
+    again, _ = load_model(tmp_path / "m.npz")
+    assert np.isfinite(again.partial_fit(X, y).coef_).all()
+    assert (again.coef_ != before).any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_bits(model.fit(X, y).predict(X), calm.set_params(epochs=20).fit(X, y).predict(X))
+    with pytest.raises(NonFiniteError):  # without a best pass, and without early stopping, it is an error
+        clone(model).set_params(lr=1e60).fit(X, y)
+    with pytest.raises(NonFiniteError):
+        clone(model).set_params(lr=late_explosion, early_stopping=False).fit(X, y)
+
+
+def test_an_intercept_alone_that_diverges_is_seen(rng):
+    X, y = scipy_sparse.csr_array((400, 5)), rng.standard_normal(400)
+    model = LinearRegressor(optimizer="sgd", lr=late_explosion, epochs=9, early_stopping=True, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X, y)
+    assert np.isfinite(model.intercept_).all()
+    with pytest.raises(StateError, match="warm_start=False"):
+        model.partial_fit(X, y)
 
 
 def test_tol_ends_training_when_the_loss_stands_still(rng, capsys):

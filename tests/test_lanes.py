@@ -256,6 +256,45 @@ def test_partial_fit_searches_until_enough_samples(rng, monkeypatch):
         model.set_params(lr="auto").partial_fit(X[:10], y[:10])
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 0.1, "mode": "minibatch"},
+        {"lr": 0.1, "l1": 0.1},
+        {"lr": lambda step: 0.1 + 0 * step, "l2": 0.1},
+        {"lr": 1e300, "l2": 1e300},
+        {"lr": 0.1, "random_state": "no seed"},
+        {"lr": 0.1, "optimizer": "sgd"},
+    ],
+)
+def test_a_refused_change_ends_no_search(change, rng):
+    X, y = problem(rng, 600)
+    model = LinearClassifier(lr="auto", random_state=0)
+    twin = LinearClassifier(lr="auto", random_state=0)
+    for m in (model, twin):
+        m.partial_fit(X[:300], y[:300], classes=[0, 1])
+    before = {name: model.get_params()[name] for name in change}
+    with pytest.raises((fastopt.FastoptError, ValueError)):
+        model.set_params(**change).partial_fit(X[300:], y[300:])
+    assert model._models[0].trainer.lanes is not None
+    model.set_params(**before)
+    for m in (model, twin):
+        m.partial_fit(X[300:], y[300:])
+    assert_bits(model.progressive_loss_, twin.progressive_loss_)
+    assert_bits(model.coef_, twin.coef_)
+
+
+@pytest.mark.parametrize(
+    "change", [{"lr": "auto"}, {"mode": "minibatch"}, {"lr": lambda step: 0.1 + 0 * step, "l2": 0.1}]
+)
+def test_a_refused_change_leaves_classes_side_by_side(change, rng):
+    X, y = problem(rng, 300, classes=4)
+    model = LinearClassifier(random_state=0).fit(X, y)
+    with pytest.raises((StateError, UnsupportedError)):
+        model.set_params(**change).partial_fit(X, y)
+    assert all(isinstance(m.trainer, lanes.Lane) for m in model._models)
+
+
 @pytest.mark.parametrize("loaded", [False, True])
 def test_a_search_goes_on_where_features_are_ordered_by_frequency(loaded, rng, tmp_path):
     """Threads order them; then weights are read, and restored weights moved, as if they did not."""

@@ -153,6 +153,7 @@ HELPERS = {
     "normalized",
     "pairs",
     "passes",
+    "predictions",
     "scores",
     "text",
 }

@@ -272,6 +272,21 @@ def row_scores(
     out: Array,
     threads: int = 1,
 ) -> int: ...
+def predictions(
+    addresses: Mapping[str, int],
+    indptr: Array,
+    indices: Array,
+    data: Array,
+    weights: Array,
+    lanes: int,
+    up: Array | None,
+    bias: Array,
+    out: Array,
+    first: int,
+    n_models: int,
+    longest: int,
+    threads: int = 1,
+) -> int: ...
 def drawn_pairs(source: tuple[Any, ...], k: int, begin: int, end: int, u: Array, v: Array, at: Array) -> int: ...
 def pairs(
     addresses: Mapping[str, int],

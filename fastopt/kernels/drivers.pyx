@@ -186,6 +186,7 @@ include "classes.pxi"
 include "batches.pxi"
 include "factors.pxi"
 include "pairs.pxi"
+include "predictions.pxi"
 
 # ------------------------------------------------------------------------------------------------------- the plan
 

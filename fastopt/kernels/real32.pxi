@@ -1,4 +1,6 @@
 # The names that every span is written in, for float32.
+from libc.stdint cimport int32_t
+
 ctypedef float real
 
 cdef extern from "fo_real.h" nogil:
@@ -28,6 +30,12 @@ cdef extern from "fo_lanes.h" nogil:
     void scaled8 "fo_scaled8_32"(real *to, const real *a, real by)
     void moved8 "fo_moved8_32"(real *to, const real *down, const real *p, const real *rate, const real *d)
     void products8 "fo_products8_32"(double *to, const real *p, double x)
+
+cdef extern from "fo_scores.h" nogil:
+    enum:
+        WIDE "fo_wide_32"
+    void scores_of_models "fo_scores_32"(const bint two, const bint scaled, Py_ssize_t n, const int32_t *ids, const real *x,
+                                         const real *w, Py_ssize_t stride, const real *up, const real *bias, real *out)
 
 cdef enum:
     SERIES = 5      # terms that exact catch-up keeps of a series; the last one tells the error of the others

@@ -54,6 +54,13 @@ def mean_weight(weights: Array | None, order: Array | None, size: int) -> float:
     return float(weights[order].mean(dtype=np.float64))
 
 
+def check_lasso(lr: Any, l1: float) -> None:
+    if callable(lr) and l1 != 0:
+        raise UnsupportedError(f"lr={lr!r} follows a schedule, which l1 does not; use l1=0, or a number for lr")
+    if l1 != 0 and not np.isfinite(lr * l1):
+        raise HyperParameterError(f"lr * l1 = {lr * l1} is too large")
+
+
 class BatchTrainer(SampleTrainer):
     """A linear model under training, a step for each batch.
 
@@ -73,14 +80,11 @@ class BatchTrainer(SampleTrainer):
     def set_rate(self, lr: Any, l2: float, l1: float | None = None, size: int | None = None) -> None:
         """As `SampleTrainer.set_rate`; the penalty due until now is paid at the rate until now."""
         l1 = self.l1 if l1 is None else l1
-        if callable(lr) and l1 != 0:
-            raise UnsupportedError(f"lr={lr!r} follows a schedule, which l1 does not; use l1=0, or a number for lr")
+        check_lasso(lr, l1)
         super().set_rate(lr, l2)
         self.l1, self.size = l1, self.size if size is None else size
         if l1 == 0 and self.last is None:
             return
-        if not np.isfinite(lr * l1):
-            raise HyperParameterError(f"lr * l1 = {lr * l1} is too large")
         if self.decay is None or (self.decay.keep, self.decay.l1) != (self.shrink, lr * l1):
             self.settle()
             self.decay = Decay(self.shrink, lr * l1)

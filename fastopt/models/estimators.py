@@ -7,6 +7,7 @@ import functools
 import inspect
 import math
 import operator
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from scipy import sparse
 from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
@@ -101,6 +103,7 @@ class Model:
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.passes = self.count = 0
+        self.lost = False  # what is trained has diverged, and the best is kept
         self._mean: tuple[Array, ...] | None = None
         self._best: tuple[Array, ...] | None = None
 
@@ -130,6 +133,10 @@ class Model:
     def keep_best(self, best: tuple[Array, ...]) -> None:
         """Predict with these parameters, until training goes on."""
         self._best = best
+
+    def keeps_finite(self) -> bool:
+        """Whether there is a best one, of finite numbers."""
+        return self._best is not None and all(is_finite(np.ascontiguousarray(a)) for a in self._best)
 
 
 class Watch(NamedTuple):
@@ -300,7 +307,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         ]
 
     def _set_rate(self, trainer: Any) -> None:
-        """Let a trainer go on with the present rate and penalties; raises if it cannot."""
+        """Let a trainer go on with the present rate and penalties."""
         raise NotImplementedError
 
     def _score(self, model: Model, X: Any) -> Array:
@@ -347,31 +354,37 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             model.trainer.restore(*arrays)
         self.n_features_in_ = n_features
 
+    def _check_going_on(self, n_features: int) -> None:
+        """Whether the models can be trained on, with the present parameters; nothing has changed where they cannot."""
+        first = self._models[0].trainer
+        if self._set is not self._checked and self._trained_as != self._training():
+            raise StateError(
+                f"{', '.join(k for k, v in self._training().items() if self._trained_as[k] != v)} changed since training "
+                "began; call fit to start again"
+            )
+        if n_features != len(first.records):  # n_features_in_ is for everyone to write to
+            raise ShapeError(f"X has {n_features} features, and training goes on with {len(first.records)}")
+        if not first.records.flags.writeable:
+            raise ReadOnlyError("the weights cannot be written: load the model without a memory map to train it on")
+        if any(model.lost for model in self._models):
+            raise StateError(
+                "training diverged after the pass whose weights were kept, and cannot go on from there: call fit with "
+                "warm_start=False to start again, or save the model and load it to go on from these weights"
+            )
+        if self._set is not self._checked:
+            self._check_change()
+
+    def _check_change(self) -> None:
+        """Whether training can go on with the present rate, mode and penalties; raises if it cannot."""
+
     def _passes(
         self, X: Any, targets: Sequence[Array], weights: Array | None, epochs: int, fresh: bool, classes: Any = None
     ) -> None:
         """Train each model on its targets; `classes`: what a validation split is stratified by."""
         indptr, indices, data, shape = csr_rows(X)
         w = None if weights is None else _as(weights, data.dtype, "sample_weight, times class_weight,")
-        if fresh:
-            self._start(len(targets), shape[1], data.dtype)
-        elif self._set is not self._checked and self._trained_as != self._training():
-            raise StateError(
-                f"{', '.join(k for k, v in self._training().items() if self._trained_as[k] != v)} changed since training "
-                "began; call fit to start again"
-            )
-        elif shape[1] != len(self._models[0].trainer.records):  # n_features_in_ is for everyone to write to
-            raise ShapeError(
-                f"X has {shape[1]} features, and training goes on with {len(self._models[0].trainer.records)}"
-            )
-        elif not self._models[0].trainer.records.flags.writeable:
-            raise ReadOnlyError("the weights cannot be written: load the model without a memory map to train it on")
-        jobs = self._jobs(targets, data.dtype, epochs)
-        if fresh or self._set is not self._checked or self._searches():
-            self._set = None
-            for trainer, _, _ in jobs:
-                self._set_rate(trainer)
-            self._set = self._checked
+        if not fresh:
+            self._check_going_on(shape[1])
         n = len(indptr) - 1
         random = check_random_state(self.random_state) if n > 1 and (self.shuffle or self.early_stopping) else None
         seed = random.randint(0, 2**31 - 1, 4) if random is not None and self.shuffle else None
@@ -385,6 +398,14 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             matrix = sparse.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=shape)
             watch = Watch(matrix[seen], seen, None if weights is None else weights[seen])
         wild = self._threads() if self.mode == "hogwild" else 1
+        if fresh:
+            self._start(len(targets), shape[1], data.dtype)
+        jobs = self._jobs(targets, data.dtype, epochs)
+        if fresh or self._set is not self._checked or self._searches():
+            self._set = None
+            for trainer, _, _ in jobs:
+                self._set_rate(trainer)
+            self._set = self._checked
         self._prepare(indices, n, wild)  # csr_rows has made them for us
         side = self._threads() if len(jobs) > 1 and self.mode == "sequential" else 1
         inside = 1 if self.mode == "sequential" else self._threads()
@@ -396,7 +417,14 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             best, waited, kept = math.inf, 0, None
             for epoch in range(epochs):
                 order = visits if draw is None else new_order(visits, draw)
-                trainer.train(indptr, indices, data, y, order, inside, w)
+                try:
+                    trainer.train(indptr, indices, data, y, order, inside, w)
+                except NonFiniteError:
+                    if kept is None:
+                        raise
+                    for model in models:
+                        model.lost = True
+                    break
                 for model in models:
                     model.end_pass(int(self.average))
                 if watch is None:
@@ -426,11 +454,18 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             made = [run(k) for k in range(len(jobs))]
         self.n_iter_ = max(made)
         self.t_ += len(visits) * self.n_iter_
-        for model in self._models:
-            if not model.trainer.is_finite(indices):
-                raise NonFiniteError(
-                    "training diverged: weights are not finite; use a smaller lr, or scale the features"
-                )
+        lost = [model for model in self._models if model.lost or not model.trainer.is_finite(indices)]
+        if not all(model.keeps_finite() for model in lost):
+            raise NonFiniteError("training diverged: weights are not finite; use a smaller lr, or scale the features")
+        for model in lost:
+            model.lost = True
+        if lost:
+            warnings.warn(
+                "training diverged after the pass with the least validation loss, whose weights are kept; use a smaller "
+                "lr, or scale the features",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
 
     def _split(self, visits: Array, random: Any, classes: Array | None) -> tuple[Array, Array]:
         """Rows to learn from and rows held out, both in rising order."""
@@ -474,17 +509,27 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _scores(self, X: Any) -> Array:
         """Shape (n_samples,), or (n_samples, n_classes)."""
+        X, late = self._ready(X)
+        found = self._score(self._models[0], X) if len(self._models) == 1 else self._score_all(self._models, X)
+        if late:
+            self._look_late(X, found)
+        return found
+
+    def _score_all(self, models: Sequence[Model], X: Any) -> Array:
+        """As `_score`, of several models, shape (n_samples, n_models)."""
+        return np.stack([self._score(model, X) for model in models], axis=1)
+
+    def _ready(self, X: Any) -> tuple[Any, bool]:
+        """`X`, of finite entries; or whether that has to be looked at late, when there are scores."""
         if not hasattr(self, "_models"):
             check_is_fitted(self)
         plain = self._is_plain(X)
-        late = plain and self._scores_show and type(X) in _CSR  # by looking at the scores
-        if not late:
-            X = self._finite(X, plain)
-        columns = [self._score(model, X) for model in self._models]
-        found = columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
-        if late and not is_finite(found):
+        late = plain and self._scores_show and type(X) in _CSR
+        return (X if late else self._finite(X, plain)), late
+
+    def _look_late(self, X: Any, scores: Array) -> None:
+        if not is_finite(scores):
             validate_data(self, X, accept_sparse="csr", dtype=DTYPES, reset=False)
-        return found
 
     def _finite(self, X: Any, plain: bool) -> Any:
         """`X` as `validate_data` returns it; `plain`: see `_is_plain`."""
@@ -653,8 +698,13 @@ class Classifier(ClassifierMixin, Estimator):  # type: ignore[misc]
     def predict(self, X: Any) -> Array:
         """Labels, shape (n_samples,)."""
         check_is_fitted(self)
-        z = self.decision_function(X)
-        return self.classes_[(z > 0).astype(int) if z.ndim == 1 else z.argmax(axis=1)]
+        if len(self._models) == 1:
+            return self.classes_[(self.decision_function(X) > 0).astype(int)]
+        return self.classes_[self._likeliest(X)]
+
+    def _likeliest(self, X: Any) -> Array:
+        """The place of the class with the greatest score, shape (n_samples,)."""
+        return np.asarray(self.decision_function(X).argmax(axis=1))
 
     @available_if(_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> Array:

@@ -133,7 +133,8 @@ class FactorTrainer(SampleTrainer):
         """Whether 0 stays 0 where gradients are: then what pads a vector has states like others, and else zeros (Yogi)."""
         p, g, *states = (np.full(1, value, self.dtype) for value in (0.0, 0.0, *start))
         h = tables.scalar_table(self.optimizer, self.options, np.arange(1, 3), self.dtype, 0)[0]
-        self.rule.reference(p, g, *states, h[0, 2:])
+        with np.errstate(all="ignore"):  # a rate may be infinite in the dtype
+            self.rule.reference(p, g, *states, h[0, 2:])
         return bool(p[0] == 0)
 
     def _numbers(self) -> list[Sequence[Array]]:

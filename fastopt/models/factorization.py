@@ -17,6 +17,7 @@ from ..errors import HyperParameterError, ShapeError, UnsupportedError
 from ..optimizers.base import choose_backend
 from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor
 from .factor_trainer import FactorTrainer, check_memory
+from .samples import shrinking
 
 #: More features than this are not taken for fields of their own.
 MOST_FIELDS = 256
@@ -80,6 +81,9 @@ class Factorization(Estimator):
 
     def _size(self) -> int | None:
         return self.batch_size if self.mode == "minibatch" else None
+
+    def _check_change(self) -> None:
+        shrinking(self.lr, self._penalties()[2])
 
     def _set_rate(self, trainer: FactorTrainer) -> None:
         own, _, l2 = self._penalties()

@@ -15,11 +15,11 @@ import numpy as np
 from .. import kernels
 from ..checks import Array, all_finite
 from ..csr import longest_row
-from ..errors import HyperParameterError, NonFiniteError, UnsupportedError
+from ..errors import NonFiniteError
 from ..optimizers import tables
 from ..optimizers.base import Optimizer
 from . import reference
-from .samples import SMALLEST_SCALE, SampleTrainer, at_once, carry, zeros
+from .samples import SMALLEST_SCALE, SampleTrainer, at_once, carry, shrinking, zeros
 
 #: Lanes come in groups of so many, those of a vector.
 GROUP = 8
@@ -137,12 +137,7 @@ class LaneTrainer:
 
     def set_rate(self, lr: Any, l2: float) -> None:
         """Train on with this rate, where models have none of their own, and penalty."""
-        if callable(lr) and l2 != 0:
-            raise UnsupportedError(f"lr={lr!r} follows a schedule, which l2 does not; use l2=0, or a number for lr")
-        own = [lr] if self.rates is None else self.rates
-        shrink = [1.0 if callable(rate) else 1.0 / (1.0 + rate * l2) for rate in own]
-        if not min(shrink) > 0:
-            raise HyperParameterError(f"lr * l2 = {max(own) * l2} is too large")
+        shrink = [shrinking(rate, l2) for rate in ([lr] if self.rates is None else self.rates)]
         if self.rates is None:
             carry(self.optimizer, self._numbers(), self.options, self.options["lr"], lr)
         self.options = {**self.options, "lr": lr}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,15 +14,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from .. import checks, kernels
 from ..checks import Array
-from ..csr import checked_csr
+from ..csr import Rows, checked_csr
 from ..errors import HyperParameterError, StateError, UnsupportedError
 from ..optimizers.base import choose_backend
-from ..scores import VALUES
-from .batches import BatchTrainer
+from . import predictions
+from .batches import BatchTrainer, check_lasso
 from .classes import ClassLane, ClassTrainer, pays
 from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor, Watch
 from .lanes import GROUP, AutoTrainer, Lane, LaneTrainer
-from .samples import SampleTrainer
+from .samples import SampleTrainer, shrinking
 
 
 class Linear(Estimator):
@@ -70,23 +69,31 @@ class Linear(Estimator):
             return BatchTrainer(self._batch(), self._penalties()[1], *arguments)
         return SampleTrainer(*arguments)
 
+    def _check_change(self) -> None:
+        trainers = [model.trainer for model in self._models]
+        if self._searches():
+            if not all(isinstance(trainer, AutoTrainer) for trainer in trainers):
+                raise StateError(
+                    "training began with a number for lr, which lr='auto' cannot join; call fit to start again"
+                )
+            return
+        if self._in_batches() and not all(isinstance(trainer, BatchTrainer) for trainer in trainers):
+            raise StateError(
+                "training began without l1 and mode='minibatch', which cannot join it; call fit to start again"
+            )
+        _, l1, l2 = self._penalties()
+        check_lasso(self.lr, l1)
+        shrinking(self.lr, l2)
+
     def _set_rate(self, trainer: Any) -> None:
         own, l1, l2 = self._penalties()
         trainer.options = {**trainer.options, **own}
         if isinstance(trainer, AutoTrainer):
             trainer.begin(l2)
             return
-        if self._searches():
-            raise StateError(
-                "training began with a number for lr, which lr='auto' cannot join; call fit to start again"
-            )
         rate = self.lr if callable(self.lr) else float(self.lr)
         if isinstance(trainer, BatchTrainer):
             trainer.set_rate(rate, l2, l1, self._batch())
-        elif self._in_batches():
-            raise StateError(
-                "training began without l1 and mode='minibatch', which cannot join it; call fit to start again"
-            )
         else:
             trainer.set_rate(rate, l2)
 
@@ -135,26 +142,56 @@ class Linear(Estimator):
             X = sparse.csr_matrix((data, indices, indptr), shape=shape)
         return np.asarray(X @ w + b)
 
-    def _native_score(self, model: Model, X: Any) -> Array | None:
-        """Scores of CSR rows by the kernel, which checks indices as it reads them; None where it cannot."""
-        trainer = model.trainer
-        if kernels.drivers is None or X.dtype != trainer.dtype or X.indices.dtype != np.int32:
+    def _is_native(self, X: Any) -> bool:
+        return kernels.drivers is not None and X.dtype == self._models[0].trainer.dtype
+
+    def _native_rows(self, X: Any) -> Rows | None:
+        """CSR rows whose indices the kernel checks as it reads them; None where it cannot."""
+        if not self._is_native(X):
             return None
-        out = np.empty(X.shape[0], X.dtype)
+        if X.indices.dtype != np.int32:
+            return checked_csr(X)
+        indptr = X.indptr.astype(np.int64)
+        if not X.indices.ndim == indptr.ndim == X.data.ndim == 1 or len(indptr) != X.shape[0] + 1:
+            return None
+        indices, data = np.ascontiguousarray(X.indices), np.ascontiguousarray(X.data)
+        if indptr[0] < 0 or (indptr[1:] < indptr[:-1]).any() or indptr[-1] > min(len(indices), len(data)):
+            return None
+        return Rows(indptr, indices, data, X.shape)
+
+    def _native_score(self, model: Model, X: Any) -> Array | None:
+        """Scores of CSR rows by the kernel; None where it cannot."""
+        trainer, out = model.trainer, np.empty(X.shape[0], X.dtype)
+        if not self._is_native(X):
+            return None
         if model.kept() is None and len(X.indices) < len(trainer.records) // 8:  # not worth an array of all weights
             indptr, features, data, _ = checked_csr(X)
             w, b, places = trainer.weights_of(features), trainer.intercept(), np.arange(len(features), dtype=np.int32)
             kernels.drivers.row_scores(indptr, places, data, w, float(b[0]), out)
             return out
-        indptr = X.indptr.astype(np.int64)
-        if not X.indices.ndim == indptr.ndim == X.data.ndim == 1 or len(indptr) != len(out) + 1:
-            return None
-        indices, data = np.ascontiguousarray(X.indices), np.ascontiguousarray(X.data)
-        if indptr[0] < 0 or (indptr[1:] < indptr[:-1]).any() or indptr[-1] > min(len(indices), len(data)):
+        if (rows := self._native_rows(X)) is None:
             return None
         w, b = model.parameters()
-        failed = kernels.drivers.row_scores(indptr, indices, data, w, float(b[0]), out, self._threads())
+        failed = kernels.drivers.row_scores(*rows[:3], w, float(b[0]), out, self._threads())
         return None if failed >= 0 else out  # the checks will say what is wrong
+
+    def _score_all(self, models: Sequence[Model], X: Any) -> Array:
+        if sparse.issparse(X) and (rows := self._native_rows(X)) is not None:
+            found = predictions.scores(models, rows, self._threads())
+            if found is not None:
+                return found
+        return super()._score_all(models, X)
+
+    def _likeliest(self, X: Any) -> Array:
+        """As `Classifier._likeliest`; the scores of all classes are held for some rows at a time, where the kernel makes them."""
+        X, late = self._ready(X)
+        if sparse.issparse(X) and (rows := self._native_rows(X)) is not None:
+            found = predictions.likeliest(self._models, rows, self._threads())
+            if found is not None:
+                if late:  # an entry that is not finite makes all scores of its row so
+                    self._look_late(X, found[1])
+                return found[0]
+        return np.asarray(self._scores(X).argmax(axis=1))
 
     @property
     def coef_(self) -> Array:
@@ -212,7 +249,7 @@ class LinearClassifier(Linear, Classifier):
         large for several. Below some ten thousand samples it gains little.
     n_jobs : int, optional
         Threads; None is 1, -1 is `fastopt.get_num_threads()`. In sequential mode they share the classes, where there are
-    more than two, with the same bits. Predictions for many sparse rows use them, too, with the same bits.
+        more than two, with the same bits. Predictions for many sparse rows use them, too, with the same bits.
     shuffle : bool, default True
         Visit the samples in a new random order in each epoch.
     random_state : int, RandomState or None
@@ -220,7 +257,8 @@ class LinearClassifier(Linear, Classifier):
     early_stopping : bool, default False
         Hold out `validation_fraction` of the samples (stratified), and stop when their mean loss has not fallen by more than
         `tol` for `n_iter_no_change` passes. scikit-learn looks at the accuracy instead. The weights are those of the
-        pass with the least loss; training on goes on from the last one's.
+        pass with the least loss; training on goes on from the last one's. Where a later pass diverges, a `ConvergenceWarning` of
+        scikit-learn says so, and training on is refused.
     validation_fraction : float in (0, 1), default 0.1
     n_iter_no_change : int, default 5
     warm_start : bool, default False
@@ -416,17 +454,10 @@ class LinearClassifier(Linear, Classifier):
             return None
         return [(model.trainer.start, model.trainer.group) for model in self._models if model.trainer.k == 0]
 
-    def _scores(self, X: Any) -> Array:
-        if not hasattr(self, "_models") or (lists := self._lists()) is None or kernels.drivers is None:
-            return super()._scores(X)
-        X = self._finite(X, self._is_plain(X))
-        if not sparse.issparse(X) or X.dtype != lists[0][1].dtype:
-            return super()._scores(X)
-        rows = checked_csr(X)
-        out = np.empty((X.shape[0], len(self._models)), X.dtype)
-        for start, trainer in lists:
-            trainer.scores(rows, out, start, self._threads())
-        return out
+    @property
+    def _scores_show(self) -> bool:  # type: ignore[override]
+        """Not those of lists, which pass by the entries of features that they have no weight for."""
+        return not hasattr(self, "_models") or self.layout_ == "dense"
 
     def _entries(self) -> sparse.csr_array:
         """`coef_` of lists, class by class."""
@@ -447,19 +478,9 @@ class LinearClassifier(Linear, Classifier):
         return self._entries().toarray()
 
     def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Any) -> float:
-        if isinstance(models[0].trainer, ClassLane) and models[0].kept() is None and kernels.drivers is not None:
-            trainer = models[0].trainer.group
-            z = np.empty((watch.X.shape[0], len(models)), trainer.dtype)
-            trainer.scores(checked_csr(watch.X), z, 0, self._threads())
-            with np.errstate(all="ignore"):
-                losses = [
-                    VALUES[self.loss](z[:, k].astype(np.float64), y[watch.rows], self._loss_parameter())
-                    for k, y in enumerate(targets)
-                ]
-                return math.fsum(float(np.average(loss, weights=watch.weights)) for loss in losses) / len(losses)
         if not self._is_multinomial():
             return super()._mean_loss(models, watch, targets)
-        z = np.stack([self._score(model, watch.X) for model in models], axis=1).astype(np.float64)
+        z = self._score_all(models, watch.X).astype(np.float64)
         codes = targets.codes[watch.rows]
         return float(np.average(logsumexp(z, axis=1) - z[np.arange(len(z)), codes], weights=watch.weights))
 

@@ -82,6 +82,16 @@ def carry(
             optimizer.carry(p, states, {**options, "lr": was}, lr)
 
 
+def shrinking(lr: Any, l2: float) -> float:
+    """What a step of the l2 penalty multiplies weights by; raises where it cannot be."""
+    if callable(lr) and l2 != 0:
+        raise UnsupportedError(f"lr={lr!r} follows a schedule, which l2 does not; use l2=0, or a number for lr")
+    shrink = 1.0 if callable(lr) else 1.0 / (1.0 + lr * l2)
+    if not shrink > 0:
+        raise HyperParameterError(f"lr * l2 = {lr * l2} is too large")
+    return shrink
+
+
 class SampleTrainer:
     """Weights and optimizer state of a linear model, and what trains them sample by sample.
 
@@ -128,11 +138,7 @@ class SampleTrainer:
 
     def set_rate(self, lr: Any, l2: float) -> None:
         """Train on with this learning rate, or schedule of the sample's number, and penalty."""
-        if callable(lr) and l2 != 0:
-            raise UnsupportedError(f"lr={lr!r} follows a schedule, which l2 does not; use l2=0, or a number for lr")
-        shrink = 1.0 if callable(lr) else 1.0 / (1.0 + lr * l2)
-        if not shrink > 0:
-            raise HyperParameterError(f"lr * l2 = {lr * l2} is too large")
+        shrink = shrinking(lr, l2)
         carry(self.optimizer, self._numbers(), self.options, self.options["lr"], lr)
         self.options, self.shrink = {**self.options, "lr": lr}, shrink
         self._settled = tables.settled(self.optimizer, self.options, 0)

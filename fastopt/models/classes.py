@@ -238,10 +238,19 @@ class ClassTrainer(LaneTrainer):
         return self._good[1] and bool(np.isfinite(self.intercept(k)[0]))
 
     @by_one
-    def scores(self, rows: Any, out: Array, column: int, n_threads: int) -> None:
-        """The scores of CSR rows, which have been checked, into columns of `out`."""
+    def scores(self, rows: Any, out: Array, column: int, n_threads: int) -> bool:
+        """Write the scores of CSR rows into columns of `out`; returns whether all indices are in range."""
         bias = np.zeros(self.n_models, self.dtype) if self.bias is None else self.bias[0, : self.n_models].copy()
-        kernels.drivers.class_scores(
+        if self.backend != "native":
+            used = rows.indices[: rows.indptr[-1]]
+            if len(used) and (used.min() < 0 or used.max() >= self.n_features):
+                return False
+            for k in range(self.n_models):
+                reference.row_scores(
+                    rows.indptr, rows.indices, rows.data, self.weights(k), float(bias[k]), out[:, column + k]
+                )
+            return True
+        bad = kernels.drivers.class_scores(
             kernels.table[self.dtype.name],
             self._lists(),
             rows.indptr,
@@ -253,6 +262,7 @@ class ClassTrainer(LaneTrainer):
             column,
             n_threads,
         )
+        return bad < 0
 
     def train(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from ..checks import Array
 from ..csr import checked_csr
 from ..errors import HyperParameterError, StateError, UnsupportedError
 from ..optimizers.base import choose_backend
-from ..scores import VALUES
 from .batches import BatchTrainer
 from .classes import ClassLane, ClassTrainer, pays
 from .estimators import CLASSIFIER_LOSSES, REGRESSOR_LOSSES, Classifier, Estimator, Model, Regressor, Watch
@@ -447,16 +445,6 @@ class LinearClassifier(Linear, Classifier):
         return self._entries().toarray()
 
     def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Any) -> float:
-        if isinstance(models[0].trainer, ClassLane) and models[0].kept() is None and kernels.drivers is not None:
-            trainer = models[0].trainer.group
-            z = np.empty((watch.X.shape[0], len(models)), trainer.dtype)
-            trainer.scores(checked_csr(watch.X), z, 0, self._threads())
-            with np.errstate(all="ignore"):
-                losses = [
-                    VALUES[self.loss](z[:, k].astype(np.float64), y[watch.rows], self._loss_parameter())
-                    for k, y in enumerate(targets)
-                ]
-                return math.fsum(float(np.average(loss, weights=watch.weights)) for loss in losses) / len(losses)
         if not self._is_multinomial():
             return super()._mean_loss(models, watch, targets)
         z = np.stack([self._score(model, watch.X) for model in models], axis=1).astype(np.float64)

@@ -236,6 +236,7 @@ def both(monkeypatch, *args, **options):
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_models_are_those_of_the_dense_layout(n_jobs, dtype, forced, monkeypatch, rng):
     """Also where rows repeat a feature, with weights of samples and classes, schedules, and when training goes on."""
+    forced(2)
     X, y = problem(rng, 700, classes=19, dtype=dtype)
     columns = rng.integers(0, 30, X.nnz).astype(np.int32)  # many twice in their row
     X = scipy_sparse.csr_array((X.data, columns, X.indptr), shape=X.shape)
@@ -422,6 +423,7 @@ def test_lists_without_permission_to_write_predict(always, rng):
 @needs_native
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_scores_have_the_bits_of_single_models_in_each_build(dtype, use_build, forced, monkeypatch, rng):
+    forced(2)
     X, y = problem(rng, 2000, classes=7, dtype=dtype)
     for isa in native_builds():
         use_build(isa)

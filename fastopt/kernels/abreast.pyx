@@ -272,6 +272,58 @@ cdef void lanes_multinomial(Py_ssize_t n, rwd z, rod y, double a, double w, rw s
     sums[0] = sums[0] + w * (log64(total) - mine if total < INFINITY else total)
 
 
+# For lists of classes (classes.pxi): the sums of a score are 16 rows, one for each lane, of a number for each class. Features
+# that have met many classes have records of all, to which these apply; the last two are of predictions.
+
+cdef void lanes_add(Py_ssize_t n, double *sums, const real *p, real up, double x) noexcept nogil:
+    # A row of the sums gets x * (up * p); n is a multiple of GROUP.
+    cdef real scaled[GROUP]
+    cdef Py_ssize_t k
+    if up == 1:
+        for k in range(0, n, 8):
+            products8(sums + k, p + k, x)
+    else:
+        for k in range(0, n, 8):
+            scaled8(scaled, p + k, up)
+            products8(sums + k, scaled, x)
+
+
+cdef void lanes_fold(Py_ssize_t n, rwd z, rod sums) noexcept nogil:
+    # To z add 16 rows of n sums, folded 8, 4, 2, 1.
+    cdef rod s = sums
+    cdef rod t = sums + 8 * n
+    cdef Py_ssize_t k
+    for k in range(n):
+        z[k] = z[k] + ((((s[k] + t[k]) + (s[4 * n + k] + t[4 * n + k]))
+                        + ((s[2 * n + k] + t[2 * n + k]) + (s[6 * n + k] + t[6 * n + k])))
+                       + (((s[n + k] + t[n + k]) + (s[5 * n + k] + t[5 * n + k]))
+                          + ((s[3 * n + k] + t[3 * n + k]) + (s[7 * n + k] + t[7 * n + k]))))
+
+
+cdef void lanes_turn(Py_ssize_t n, rw p, real up, real down, real nothing) noexcept nogil:
+    # What a step makes of weights whose gradients are `nothing`, a zero of either sign.
+    cdef Py_ssize_t k
+    for k in range(n):
+        p[k] = down * (up * p[k] - nothing)
+
+
+cdef void lanes_axpy(Py_ssize_t n, rw out, ro p, real up, real x) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(n):
+        out[k] = out[k] + (p[k] * up) * x
+
+
+cdef void lanes_sum4(Py_ssize_t n, rw out, ro sums, Py_ssize_t far, ro bias) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(n):
+        out[k] = ((sums[k] + sums[far + k]) + (sums[2 * far + k] + sums[3 * far + k])) + bias[k]
+
+
+TABLE["lanes_add"] = <size_t><void *>lanes_add
+TABLE["lanes_fold"] = <size_t><void *>lanes_fold
+TABLE["lanes_turn"] = <size_t><void *>lanes_turn
+TABLE["lanes_axpy"] = <size_t><void *>lanes_axpy
+TABLE["lanes_sum4"] = <size_t><void *>lanes_sum4
 TABLE["lanes_gather"] = <size_t><void *>lanes_gather
 TABLE["lanes_scatter"] = <size_t><void *>lanes_scatter
 TABLE["lanes_scores"] = <size_t><void *>lanes_scores

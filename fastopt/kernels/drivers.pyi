@@ -126,6 +126,43 @@ def abreast(
     sums: Array,
     look: int,
 ) -> None: ...
+def classes(
+    addresses: Mapping[str, int],
+    span: str,
+    loss: str,
+    parameter: float,
+    lists: tuple[Any, ...],
+    bias: Array | None,
+    indptr: Array,
+    indices: Array,
+    data: Array,
+    codes: Array,
+    weights: Array | None,
+    order: Array,
+    n: int,
+    h: Array,
+    one_row: bool,
+    scale: float,
+    shrink: float,
+    turns: bool,
+) -> tuple[int, float]: ...
+def list_entries(
+    lists: tuple[Any, ...], features: Array | None = None, classes: Array | None = None, numbers: Array | None = None
+) -> int: ...
+def store_entries(lists: tuple[Any, ...], features: Array, classes: Array, numbers: Array) -> int: ...
+def scale_lists(lists: tuple[Any, ...], ids: Array | None = None, by: float | None = None) -> bool: ...
+def class_scores(
+    addresses: Mapping[str, int],
+    lists: tuple[Any, ...],
+    indptr: Array,
+    indices: Array,
+    data: Array,
+    scale: float,
+    bias: Array,
+    out: Array,
+    column: int,
+    threads: int = 1,
+) -> int: ...
 def batches(
     addresses: Mapping[str, int],
     span: str,

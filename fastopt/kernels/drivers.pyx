@@ -5,9 +5,9 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from cython.parallel cimport parallel, threadid
 from libc.math cimport INFINITY, fabs, pow, sqrt
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 cdef extern from "Python.h":
     # Cython's own Py_buffer counts references on `obj`; here it is a plain field, NULL when nothing is held.
@@ -207,6 +207,7 @@ include "walk.pxi"
 include "measure.pxi"
 include "samples.pxi"
 include "abreast.pxi"
+include "classes.pxi"
 include "batches.pxi"
 include "factors.pxi"
 include "pairs.pxi"

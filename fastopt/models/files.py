@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from ..checkpoint import read_arrays, write_arrays
+from ..checks import Array
 from ..errors import CheckpointError
 from .estimators import Classifier
 from .factorization import Factorization, FFMClassifier, FMClassifier, FMRegressor
@@ -17,6 +19,39 @@ from .linear import Linear, LinearClassifier, LinearRegressor
 
 FORMAT = "fastopt linear model 1"
 CLASSES = {cls.__name__: cls for cls in (LinearClassifier, LinearRegressor, FMClassifier, FMRegressor, FFMClassifier)}
+
+
+class SparseRows(Sequence[Array]):
+    """The weights of classes that were saved without those that are 0; each made when asked for."""
+
+    def __init__(self, arrays: Mapping[str, Array], n_features: int) -> None:
+        self.data, self.indices, self.indptr = (arrays[f"coef_{name}"] for name in ("data", "indices", "indptr"))
+        rows = sparse.csr_array((self.data, self.indices, self.indptr), shape=(len(self.indptr) - 1, n_features))
+        rows.check_format(full_check=True)
+        self.dtype, self.shape, self.ndim = self.data.dtype, rows.shape, 2
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, k: Any) -> Any:
+        part, row = slice(self.indptr[k], self.indptr[k + 1]), np.zeros(self.shape[1], self.dtype)
+        row[self.indices[part]] = self.data[part]
+        return row
+
+
+class Parameters(Sequence[tuple[Any, ...]]):
+    """The arrays of each model, of sequences of them."""
+
+    def __init__(self, *of_models: Sequence[Any] | Array) -> None:
+        self.of_models = of_models
+
+    def __len__(self) -> int:
+        return len(self.of_models[0])
+
+    def __getitem__(self, k: Any) -> Any:
+        if not 0 <= k < len(self):
+            raise IndexError(k)
+        return tuple(arrays[k] for arrays in self.of_models)
 
 
 class Saved(NamedTuple):
@@ -81,7 +116,13 @@ def save_model(
         "hasher": None if hasher is None else hasher.options(),
         "reader": dict(reader or {}),
     }
-    arrays = {"coef": model.coef_, "intercept": model.intercept_}
+    if isinstance(model, LinearClassifier) and model.layout_ == "sparse" and model._lists() is not None:
+        entries = model._entries()
+        arrays = {"coef_data": entries.data, "coef_indices": entries.indices, "coef_indptr": entries.indptr}
+        about["n_features"] = entries.shape[1]
+    else:
+        arrays = {"coef": model.coef_}
+    arrays["intercept"] = model.intercept_
     if isinstance(model, Factorization):
         arrays["factors"] = model.factors_
     if fields is not None:
@@ -134,7 +175,10 @@ def load_saved(path: str | os.PathLike[str]) -> Saved:
         model._check_parameters()
         hasher = None if about["hasher"] is None else ColumnHasher(**about["hasher"])
         reader = dict(about.get("reader", {}))
-        coef, intercept = np.atleast_2d(arrays["coef"]), arrays["intercept"]
+        coef: Any = (
+            SparseRows(arrays, about["n_features"]) if "coef_indptr" in arrays else np.atleast_2d(arrays["coef"])
+        )
+        intercept = arrays["intercept"]
         if coef.dtype not in (np.float32, np.float64) or coef.ndim != 2 or intercept.shape != coef.shape[:1]:
             raise CheckpointError(f"{path} is damaged: weights of shape {coef.shape} and dtype {coef.dtype}")
         columns = about.get("columns")
@@ -144,16 +188,18 @@ def load_saved(path: str | os.PathLike[str]) -> Saved:
             model.classes_ = np.arange(columns)
         elif isinstance(model, Classifier):
             model._set_classes(arrays["classes"])
-            if len(coef) != (1 if len(model.classes_) == 2 else len(model.classes_)):
-                raise CheckpointError(f"{path} is damaged: {len(coef)} rows of weights, {len(model.classes_)} classes")
-        arrays_of: list[tuple[Any, ...]] = list(zip(coef, intercept[:, np.newaxis], strict=True))
+            if coef.shape[0] != (1 if len(model.classes_) == 2 else len(model.classes_)):
+                raise CheckpointError(
+                    f"{path} is damaged: {coef.shape[0]} rows of weights, {len(model.classes_)} classes"
+                )
+        arrays_of: Sequence[tuple[Any, ...]] = Parameters(coef, intercept[:, np.newaxis])
         if isinstance(model, Factorization):
             _, n_fields = model._layout(coef.shape[1])
             factors = arrays["factors"]
             if factors.dtype != coef.dtype:
                 raise CheckpointError(f"{path} is damaged: weights of {coef.dtype}, vectors of {factors.dtype}")
             vectors = factors.reshape(*coef.shape, n_fields, model.rank)
-            arrays_of = [(*p, v) for p, v in zip(arrays_of, vectors, strict=True)]
+            arrays_of = Parameters(coef, intercept[:, np.newaxis], vectors)
     except CheckpointError:
         raise
     except Exception as error:

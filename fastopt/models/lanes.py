@@ -58,6 +58,8 @@ class LaneTrainer:
         Other options that each model has for itself, if it has no rate for itself.
     groups : int, default 1
         How many such trainers there will be, for the plan of the memory.
+    way_out : str
+        What else to do where there is too little memory.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class LaneTrainer:
         rates: list[float] | None = None,
         own: list[dict[str, float]] | None = None,
         groups: int = 1,
+        way_out: str = "",
     ) -> None:
         self.arguments: tuple[Any, ...] = (
             n_features,
@@ -93,16 +96,28 @@ class LaneTrainer:
         self.rates, self.own = rates, own
         self.rule = optimizer.rule_of(options)
         self.lanes = -(-n_models // GROUP) * GROUP
+        self._begin(n_features, fit_intercept, self._each() or [options], groups, way_out)
+        self.steps = 0
+        self.scale = np.ones(self.lanes)
+        self.sums = np.zeros(self.lanes)  # of the losses of samples before they were learned, by weight
+        self.looked = 0.0  # the weights of these samples
+        self.fresh = True
+        self.place: Array | None = None  # as in `SampleTrainer`
+        self.version = 0  # changes with the weights
+        self.set_rate(options["lr"], l2)
+
+    def _begin(
+        self, n_features: int, fit_intercept: bool, own: list[dict[str, Any]], groups: int, way_out: str
+    ) -> None:
+        """The records at their start; `own`: options of each model, or one for all."""
         states = self.rule.states
         shape = (n_features, (1 + len(states)) * self.lanes)
         size, limit = groups * shape[0] * shape[1] * self.dtype.itemsize, memory()
         plan = (
-            f"{groups * n_models} models of {n_features} features, each a weight and {len(states)} numbers of state in {self.dtype}, "
+            f"{groups * self.n_models} models of {n_features} features, each a weight and {len(states)} numbers of state in {self.dtype}, "
             f"need {size / 1e9:.3g} GB ({n_features} x {1 + len(states)} x {groups * self.lanes} x {self.dtype.itemsize} bytes)"
         )
-        way_out = "hash to fewer features, use float32, or an optimizer with less state, such as 'sgd'"
-        way_out = way_out if rates is None else f"give lr a number instead of 'auto', or {way_out}"
-        way_out = f"give l2 one number, or {way_out}" if isinstance(l2, list) else way_out
+        way_out += "hash to fewer features, use float32, or an optimizer with less state, such as 'sgd'"
         if limit is not None and size > limit:
             raise MemoryError(f"{plan}, and there are {limit / 1e9:.3g} GB; {way_out}")
         try:
@@ -112,19 +127,11 @@ class LaneTrainer:
         self._bias = np.zeros(shape[1], self.dtype) if fit_intercept else None
         for k, name in enumerate(states, 1):
             values = np.zeros(self.lanes)
-            values[:n_models] = [optimizer.start(name, o) for o in self._each() or [options]]
+            values[: self.n_models] = [self.optimizer.start(name, o) for o in own]
             if values.any():
                 self.records[:, k] = values
                 if self.bias is not None:
                     self.bias[k] = values
-        self.steps = 0
-        self.scale = np.ones(self.lanes)
-        self.sums = np.zeros(self.lanes)  # of the losses of samples before they were learned, by weight
-        self.looked = 0.0  # the weights of these samples
-        self.fresh = True
-        self.place: Array | None = None  # as in `SampleTrainer`
-        self.version = 0  # changes with the weights
-        self.set_rate(options["lr"], l2)
 
     @property
     def records(self) -> Array:
@@ -190,6 +197,11 @@ class LaneTrainer:
             w = w[indices]
         return all_finite(w) and bool(np.isfinite(self.intercept(k)[0]))
 
+    def numbers_of(self, k: int) -> Array:
+        """Weights, before scaling, and states of a model, shape (n_features, 1 + states)."""
+        found: Array = self.records[:, :, k]
+        return found
+
     def alone(self, k: int, into: SampleTrainer | None = None) -> SampleTrainer:
         """Model k by itself, which trains on as if it always had been."""
         each = self._each()
@@ -197,7 +209,8 @@ class LaneTrainer:
         if into is None:
             made: tuple[Any, ...] = (*self.arguments[:3], options, *self.arguments[4:])
             into = SampleTrainer(*made)
-        into.records[:, : self.records.shape[1]] = self.records[:, :, k]
+        numbers = self.numbers_of(k)
+        into.records[:, : numbers.shape[1]] = numbers
         if into.bias is not None and self.bias is not None:
             into.bias[: len(self.bias)] = self.bias[:, k]
         into.options = options
@@ -371,7 +384,9 @@ class AutoTrainer:
         self.rates = [2.0 ** (middle + k) for k in range(-3, 5)]
         options = {**options, "lr": self.rates[0]}
         arguments = (*arguments[:3], options, *arguments[4:])
-        self.lanes: LaneTrainer | None = LaneTrainer(GROUP, *arguments, rates=self.rates)
+        self.lanes: LaneTrainer | None = LaneTrainer(
+            GROUP, *arguments, rates=self.rates, way_out="give lr a number instead of 'auto', or "
+        )
         self.single = SampleTrainer(*arguments)
         self.dtype, self.losses = self.single.dtype, np.full(GROUP, np.nan)
         states = self.single.laws[1 : 1 + len(self.single.rule.states)]

@@ -29,6 +29,7 @@ from ..errors import HyperParameterError, NonFiniteError, StateError, Unsupporte
 from ..optimizers.base import choose_backend
 from . import predictions
 from .batches import BatchTrainer, check_lasso
+from .classes import ClassLane, ClassTrainer, pays
 from .estimators import (
     CLASSIFIER_LOSSES,
     REGRESSOR_LOSSES,
@@ -150,6 +151,10 @@ class Linear(Estimator):
     def _is_multinomial(self) -> bool:
         return False
 
+    def _is_one_against_rest(self) -> bool:
+        """Whether models are of classes, each against the rest, whose weights nobody averages."""
+        return False
+
     def _passes_of_fit(self, X: Any, targets: Sequence[Array], *arguments: Any) -> None:
         l2s = self._l2s()
         if not l2s:
@@ -208,15 +213,19 @@ class Linear(Estimator):
             own, _, l2s = zip(*map(self._penalties, self._trying), strict=True)
             arguments[7] = list(l2s)
             options = {"own": list(own) if own[0] else None, "groups": n_models // size}
+            options["way_out"] = "give l2 one number, or "
         elif self._is_multinomial():
             arguments[5:7] = ["multinomial", float(n_models)]
         else:  # a share of whole groups for each thread
             size = -(-n_models // GROUP // self._threads()) * GROUP or GROUP
+            if self._is_one_against_rest() and self.loss == "log_loss":
+                options["way_out"] = "take a hinge loss, which keeps the weights alone that have moved, or "
+        listed = not self._trying and self._is_one_against_rest() and pays(n_models, *arguments[1:6])
         models = []
         for start in range(0, n_models, size):
             arguments[0] = min(size, n_models - start)
-            together = LaneTrainer(*arguments, **options)
-            models += [Model(Lane(together, k, start)) for k in range(arguments[0])]
+            together = (ClassTrainer if listed else LaneTrainer)(*arguments, **options)
+            models += [Model((ClassLane if listed else Lane)(together, k, start)) for k in range(arguments[0])]
         self._began(models)
 
     def _set_rate(self, trainer: Any) -> None:
@@ -444,6 +453,8 @@ class LinearClassifier(Linear, Classifier):
         Of several labels their numbers from 0.
     coef_ : ndarray, shape (1, n_features), or (n_classes, n_features) where there are more than two, or labels
     intercept_ : ndarray, shape (1,) or (n_classes,)
+    layout_ : {"dense", "sparse"}
+        How weights are kept, see Notes.
     n_features_in_ : int
     n_iter_ : int
         Passes of the last `fit`.
@@ -484,7 +495,17 @@ class LinearClassifier(Linear, Classifier):
     takes one `l2`. The memory is that of 8 models for each class.
 
     Several classes side by side need ``n_features * (1 + states) * n_classes`` numbers, the classes rounded up to a multiple of 8;
-    if the machine has less memory, `fit` says so before it allocates.
+    if the machine has less memory, `fit` says so before it allocates. That is the dense layout. The losses ``"hinge"``,
+    ``"squared_hinge"`` and ``"modified_huber"`` are 0 beyond a margin: there most classes learn nothing from most samples, and
+    weights that never had a gradient are 0. With an optimizer that a gradient of 0 does not move (``"sgd"``, ``"adagrad"``,
+    ``"signsgd"``) each feature then keeps a list of the classes that it has a weight for, the sparse layout: the same bits
+    with a fraction of the memory, and predictions straight from the lists. It is chosen for 64 classes or more whose dense layout
+    would take 64 MiB or more, and for fewer where that would take more than half of the machine's memory; not with `average`,
+    with early stopping, or in another mode than ``"sequential"``. `partial_fit` and `warm_start` keep it. A feature takes 8 bytes
+    and, for c classes, room for the next power of two of at least 4 of them: 2 bytes and the numbers ``1 + states`` each; beyond
+    half of the classes it has a record of all. How many classes features will meet is not known beforehand: memory comes in
+    pieces, between samples, and if there is no more, `MemoryError` leaves the model as the last sample left it. `coef_` is dense
+    at each call, `save_model` writes the lists.
 
     What others call the same penalty, for n samples:
 
@@ -562,6 +583,45 @@ class LinearClassifier(Linear, Classifier):
 
     def _is_multinomial(self) -> bool:
         return self.multi_class == "multinomial" and self._columns is None and len(self.classes_) > 2
+
+    def _is_one_against_rest(self) -> bool:
+        return self._columns is None and not self._is_multinomial() and not self.average
+
+    @property
+    def layout_(self) -> str:
+        """How weights are kept: "dense", one for each feature and class, or "sparse", those that had a gradient."""
+        if not hasattr(self, "_models"):
+            raise AttributeError("layout_ does not exist before fit")
+        return "sparse" if isinstance(self._models[0].trainer, ClassLane) else "dense"
+
+    def _lists(self) -> list[tuple[int, ClassTrainer]] | None:
+        """Trainers and their first classes, if the weights are those of lists."""
+        if self.layout_ == "dense" or self._models[0].kept() is not None:
+            return None
+        return [(model.trainer.start, model.trainer.group) for model in self._models if model.trainer.k == 0]
+
+    @property
+    def _scores_show(self) -> bool:  # type: ignore[override]
+        """Not those of lists, which pass by the entries of features that they have no weight for."""
+        return not hasattr(self, "_models") or self.layout_ == "dense"
+
+    def _entries(self) -> sparse.csr_array:
+        """`coef_` of lists, class by class."""
+        lists = self._lists()
+        assert lists is not None
+        found = [(*trainer.by_class(), trainer) for _, trainer in lists]
+        sizes = np.concatenate([np.diff(starts) for starts, *_ in found])
+        data = np.concatenate([numbers[:, 0] * t.dtype.type(t.scale[0]) for _, _, numbers, t in found])
+        indices = np.concatenate([features for _, features, _, _ in found])
+        shape = len(self._models), lists[0][1].n_features
+        return sparse.csr_array((data, indices, np.concatenate([[0], np.cumsum(sizes)])), shape=shape)
+
+    @property
+    def coef_(self) -> Array:
+        """Weights of the features, shape (1 or n_classes, n_features). Of the sparse layout made anew at each call."""
+        if not hasattr(self, "_models") or self._lists() is None:
+            return super().coef_
+        return self._entries().toarray()
 
     def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Any) -> float:
         if not self._is_multinomial():

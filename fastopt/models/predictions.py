@@ -10,6 +10,7 @@ import numpy as np
 from .. import kernels
 from ..checks import Array
 from ..csr import Rows, longest_row
+from .classes import ClassTrainer
 from .lanes import GROUP, Lane
 from .samples import zeros
 
@@ -54,9 +55,21 @@ class Block(NamedTuple):
         return True
 
 
-def trained_together(models: Sequence[Any]) -> list[Block] | None:
+class ClassBlock(NamedTuple):
+    """Consecutive models whose weights are in lists."""
+
+    first: int
+    n_models: int
+    group: ClassTrainer
+
+    def scores(self, rows: Rows, longest: int, out: Array, first: int, n_threads: int) -> bool:
+        """As `Block.scores`."""
+        return self.group.scores(rows, out, first, n_threads)
+
+
+def trained_together(models: Sequence[Any]) -> list[Block | ClassBlock] | None:
     """The models as they were trained, if that was side by side."""
-    blocks: list[Block] = []
+    blocks: list[Block | ClassBlock] = []
     while (first := sum(block.n_models for block in blocks)) < len(models):
         lane = models[first].trainer
         if not isinstance(lane, Lane) or lane.group.place is not None:
@@ -71,6 +84,9 @@ def trained_together(models: Sequence[Any]) -> list[Block] | None:
         dtype = group.dtype
         up = None if (group.scale[: group.n_models] == 1).all() else group.scale.astype(dtype)
         bias = np.zeros(group.lanes, dtype) if group.bias is None else group.bias[0]
+        if isinstance(group, ClassTrainer):
+            blocks.append(ClassBlock(first, group.n_models, group))
+            continue
         blocks.append(
             Block(first, group.n_models, group.lanes, group.records.reshape(len(group.records), -1), up, bias)
         )
@@ -112,7 +128,7 @@ def weights_of(model: Any, features: Array) -> Array:
     return found
 
 
-def blocks_of(models: Sequence[Any], rows: Rows) -> tuple[Rows, Iterator[Block]] | None:
+def blocks_of(models: Sequence[Any], rows: Rows) -> tuple[Rows, Iterator[Block | ClassBlock]] | None:
     """Blocks of all models, and the rows with the indices that belong to them."""
     together = trained_together(models)
     if together is not None:

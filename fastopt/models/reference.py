@@ -215,6 +215,72 @@ def abreast(
             scale *= shrink
 
 
+def classes(
+    reference: Callable[..., None],
+    loss: str,
+    parameter: float,
+    lists: dict[int, dict[int, Array]],
+    start: Array,
+    bias: Array | None,
+    n_models: int,
+    indptr: Array,
+    indices: Array,
+    data: Array,
+    codes: Array,
+    weights: Array | None,
+    order: Array,
+    n: int,
+    h: Array,
+    one_row: bool,
+    scale: float,
+    shrink: float,
+    turns: bool,
+) -> float:
+    """Train models, one against the rest, on `n` CSR rows; returns the scale of the weights afterwards.
+
+    `lists`: of a feature its classes, and of each the weight and states; what is missing is `start`. `bias`: shape
+    (1 + states, n_models). See ``kernels.drivers.classes``.
+    """
+    derivative = DERIVATIVES[loss]
+    real = data.dtype.type
+    zero = np.zeros(1, data.dtype).tobytes()
+    with np.errstate(all="ignore"):
+        for i, r in enumerate(order[:n].tolist()):
+            part = slice(int(indptr[r]), int(indptr[r + 1]))
+            of, x = [lists.setdefault(f, {}) for f in indices[part].tolist()], data[part]
+            m, weight = len(of), 1.0 if weights is None else float(weights[r])
+            up, down = real(scale), real(float(np.float64(1.0) / np.float64(scale)))
+            ones = np.append(x, real(1)) if bias is not None else x
+            slopes, kept = [], []
+            for k in range(n_models):
+                p = np.array([up * mine[k][0] if k in mine else real(0) for mine in of], data.dtype)
+                p = p if bias is None else np.append(p, bias[0, k])
+                slopes.append(real(weight * derivative(dot(p, ones), 1.0 if codes[r] == k else -1.0, parameter)))
+                kept.append(p)
+            active = [k for k, slope in enumerate(slopes) if slope.tobytes() != zero]
+            if turns:
+                for j, mine in enumerate(of):
+                    for k, numbers in mine.items():
+                        if k not in active:
+                            numbers[0] = down * (up * numbers[0] - real(0) * x[j])
+            for k in active:
+                for mine in of:
+                    if k not in mine:
+                        mine[k] = start.copy()
+                p = kept[k]
+                states = np.array([mine[k][1:] for mine in of], data.dtype).reshape(m, len(start) - 1)
+                if bias is not None:
+                    states = np.append(states, bias[np.newaxis, 1:, k], axis=0)
+                own = [s.copy() for s in states.T]
+                reference(p, slopes[k] * ones, *own, h[0 if one_row else i][2:])
+                for j, mine in enumerate(of):
+                    mine[k][:] = [down * p[j], *(s[j] for s in own)]
+                if bias is not None:
+                    bias[:, k] = [p[m], *(s[m] for s in own)]
+            scale = scale * shrink
+    return scale
+
+
 def shuffle(order: Array, seed: int) -> None:
     """Bring `order` into a random order, that of the seed. See ``kernels.drivers.shuffle``."""
     i = np.arange(len(order) - 1, 0, -1, dtype=np.uint64)

@@ -46,6 +46,23 @@ FO_INLINE void fo_fetch_row(const int32_t *ids, const char *data, ptrdiff_t size
     FO_PREFETCH_READ(data + end * size);
 }
 
+/* For one thread of several: where the records of features are, in whole rounds. Those before `hot` are the thread's own, so
+   many bytes away from the others; without a branch, which could not be foreseen. `shift`: of the bytes of a record. Compiled
+   for each build, where it is a few vector instructions. */
+static inline void fo_places(ptrdiff_t n, uintptr_t *restrict place, const int32_t *restrict ids, int shift, uintptr_t records,
+                             uintptr_t to_own, int32_t hot) {
+    for (ptrdiff_t i = 0; i < n; i += FO_ROUND)
+        for (int k = 0; k < FO_ROUND; k++)
+            place[i + k] = records + ((uintptr_t)(uint32_t)ids[i + k] << shift) + (ids[i + k] < hot ? to_own : 0);
+}
+
+/* Fetches records. The places up to the end of the round become those of `own`, to be read in vain: another thread's would have
+   to come from its core. */
+FO_INLINE void fo_fetch_found(uintptr_t *place, ptrdiff_t n, uintptr_t own) {
+    FO_UNROLLED for (int k = 0; k < FO_ROUND; k++) place[n + k] = own;
+    FO_ROUNDS(n, 1, FO_PREFETCH((const void *)place[i]););
+}
+
 #define FO_RECORDS(real, t)                                                                                                   \
     /* The weight of each record, scaled, and its states. Called with constants where that saves multiplications. */          \
     FO_INLINE void fo_gather_##t(real *p, real *s, ptrdiff_t room, const real *records, const int32_t *ids, ptrdiff_t n,      \
@@ -61,17 +78,9 @@ FO_INLINE void fo_fetch_row(const int32_t *ids, const char *data, ptrdiff_t size
     FO_INLINE void fo_fetch_##t(const real *records, const int32_t *ids, ptrdiff_t n, ptrdiff_t stride, int beyond) {         \
         FO_ROUNDS(n, beyond, FO_PREFETCH(records + ids[i] * stride););                                                        \
     }                                                                                                                         \
-    /* For one thread of several: where the records are is found when they are fetched. The hot ones are the thread's */      \
-    /* own. No branch, which could not be foreseen.                                                                   */      \
-    FO_INLINE void fo_find_##t(real **place, real *records, real *own, ptrdiff_t hot, const int32_t *ids, ptrdiff_t n,        \
-                                 ptrdiff_t stride) {                                                                          \
-        uintptr_t to_own = (uintptr_t)own - (uintptr_t)records;                                                               \
-        FO_ROUNDS(n, 0, uintptr_t at = (uintptr_t)(records + ids[i] * stride) + (to_own & -(uintptr_t)(ids[i] < hot));        \
-                  place[i] = (real *)at; FO_PREFETCH(place[i]););                                                             \
-    }                                                                                                                         \
     FO_INLINE void fo_gather_found_##t(real *p, real *s, ptrdiff_t room, real *const *place, ptrdiff_t n, int n_states,       \
                                          real scale) {                                                                        \
-        FO_ROUNDS(n, 0, const real *at = place[i]; p[i] = scale * fo_get##t(at);                                              \
+        FO_ROUNDS(n, 1, const real *at = place[i]; p[i] = scale * fo_get##t(at);                                              \
                   for (int q = 0; q < n_states; q++) s[q * room + i] = fo_get##t(at + 1 + q););                               \
     }                                                                                                                         \
     FO_INLINE void fo_scatter_found_##t(const real *p, const real *s, ptrdiff_t room, real *const *place, ptrdiff_t n,        \

@@ -56,14 +56,13 @@ cdef extern from "fo_memory.h" nogil:
 cdef extern from "fo_records.h" nogil:
     enum:
         ROUND "FO_ROUND"                # entries of a row that are read at once
+    void fo_fetch_found(uintptr_t *place, Py_ssize_t n, uintptr_t own)
     void fo_fetch_row(const int32_t *ids, const char *data, Py_ssize_t size, Py_ssize_t begin, Py_ssize_t end)
     void fo_gather_f(float *p, float *s, Py_ssize_t room, const float *records, const int32_t *ids, Py_ssize_t n,
                      Py_ssize_t stride, int n_states, float scale, int beyond)
     void fo_scatter_f(const float *p, const float *s, Py_ssize_t room, float *records, const int32_t *ids, Py_ssize_t n,
                       Py_ssize_t stride, int n_states, float scale)
     void fo_fetch_f(const float *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride, int beyond)
-    void fo_find_f(float **place, float *records, float *own, Py_ssize_t hot, const int32_t *ids, Py_ssize_t n,
-                   Py_ssize_t stride)
     void fo_gather_found_f(float *p, float *s, Py_ssize_t room, float **place, Py_ssize_t n, int n_states, float scale)
     void fo_scatter_found_f(const float *p, const float *s, Py_ssize_t room, float **place, Py_ssize_t n, int n_states,
                             float scale)
@@ -72,8 +71,6 @@ cdef extern from "fo_records.h" nogil:
     void fo_scatter_d(const double *p, const double *s, Py_ssize_t room, double *records, const int32_t *ids, Py_ssize_t n,
                       Py_ssize_t stride, int n_states, double scale)
     void fo_fetch_d(const double *records, const int32_t *ids, Py_ssize_t n, Py_ssize_t stride, int beyond)
-    void fo_find_d(double **place, double *records, double *own, Py_ssize_t hot, const int32_t *ids, Py_ssize_t n,
-                   Py_ssize_t stride)
     void fo_gather_found_d(double *p, double *s, Py_ssize_t room, double **place, Py_ssize_t n, int n_states, double scale)
     void fo_scatter_found_d(const double *p, const double *s, Py_ssize_t room, double **place, Py_ssize_t n, int n_states,
                             double scale)
@@ -107,6 +104,8 @@ ctypedef void (*noise_t)(Py_ssize_t n, void *d, uint64_t element, uint64_t which
 ctypedef void (*catch_t)(Py_ssize_t n, void *p, void *s0, void *s1, void *s2, void *s3, const void *scalars) noexcept nogil
 ctypedef int (*stiff_t)(Py_ssize_t n, void *p, void *s0, void *s1, void *s2, void *s3, const void *scalars) noexcept nogil
 ctypedef void (*job_t)(void *what, int k, int threads) noexcept nogil
+ctypedef void (*places_t)(Py_ssize_t n, void *place, const int32_t *ids, int shift, const void *records, uintptr_t to_own,
+                          int32_t hot) noexcept nogil
 ctypedef double (*learn_t)(Py_ssize_t n, void *g, const void *p, const void *x, double y, double a,
                            double w) noexcept nogil
 ctypedef double (*score_t)(Py_ssize_t n, const void *p, const void *x) noexcept nogil

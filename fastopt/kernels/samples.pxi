@@ -42,6 +42,8 @@ cdef struct Tier:           # features of one hotness
 cdef struct Samples:
     span_t span
     learn_t learn               # score and gradient
+    places_t places             # of records, for one thread of several
+    int shift                   # 2 to its power are the bytes from record to record
     double parameter            # of the loss
     char *records               # n_features records: the weight, then its states
     char *bias                  # the intercept's record, or NULL
@@ -113,12 +115,9 @@ cdef inline void fetch_records(const real *records, const int32_t *ids, Py_ssize
         fo_fetch_d(records, ids, n, stride, beyond)
 
 
-cdef inline void find_records(real **place, real *records, real *own, Py_ssize_t hot, const int32_t *ids, Py_ssize_t n,
-                              Py_ssize_t stride) noexcept nogil:
-    if real is float:
-        fo_find_f(place, records, own, hot, ids, n, stride)
-    else:
-        fo_find_d(place, records, own, hot, ids, n, stride)
+cdef inline void find_records(const Samples *m, real **place, real *own, const int32_t *ids, Py_ssize_t n) noexcept nogil:
+    m.places(n, place, ids, m.shift, m.records, <uintptr_t>own - <uintptr_t>m.records, <int32_t>m.hot)
+    fo_fetch_found(<uintptr_t *>place, n, <uintptr_t>own)
 
 
 cdef inline void gather_found(real *p, real *s, Py_ssize_t room, real **place, Py_ssize_t n, int n_states,
@@ -240,7 +239,7 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
     cdef int q, t, due = 0
     cdef double scale = m.scale, shrink = m.shrink
     cdef real up, down
-    cdef Py_ssize_t step, clock = 0, hot = 0
+    cdef Py_ssize_t step, clock = 0
     # Where the records of the sample and of the two after it are.
     cdef real **place = <real **>(scratch + 7 * room)
     cdef real **next = place + room
@@ -252,14 +251,12 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
         # thread alone has trained is right at the end, however the threads ran.
         scale = scale * pow(shrink, k)
         shrink = pow(shrink, threads)
-        hot = m.hot
         clock = m.tiers[0].every * k // threads             # not all at once
         if bias != NULL:
-            bias = own + hot * m.stride
+            bias = own + m.hot * m.stride
         for i in range(begin, begin + 2 if begin + 2 < end else end):
             r = m.order[i]
-            find_records(next if i > begin else place, records, own, hot, m.indices + m.indptr[r],
-                         m.indptr[r + 1] - m.indptr[r], m.stride)
+            find_records(m, next if i > begin else place, own, ids_of(m, r, row), m.indptr[r + 1] - m.indptr[r])
     for i in range(begin, end):
         r = m.order[i] if m.order != NULL else i
         at = m.indptr[r]
@@ -305,14 +302,7 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
             memset(s + q * room + total, 0, PAD * sizeof(real))
         if wild and i + 2 < end:                            # while the blocks settle in the cache
             at = m.order[i + 2]
-            after = m.indices + m.indptr[at]
-            j = m.indptr[at + 1] - m.indptr[at]
-            if m.n_states == 0:
-                find_records(last, records, own, hot, after, j, 1)
-            elif m.n_states == 1:
-                find_records(last, records, own, hot, after, j, 2)
-            else:
-                find_records(last, records, own, hot, after, j, m.stride)
+            find_records(m, last, own, ids_of(m, at, row), m.indptr[at + 1] - m.indptr[at])
         m.learn(padded, g, p, x, y[r], m.parameter, weights[r] if weights != NULL else 1.0)
         step = i - begin
         m.span(padded, p, g, s, s + room, s + 2 * room, s + 3 * room, m.h + (step * threads + k) * m.h_stride)
@@ -433,6 +423,8 @@ def samples(addresses, str span, int n_states, str loss, double parameter, recor
     m.span = <span_t><void *>at
     at = addresses["learn_" + loss]
     m.learn = <learn_t><void *>at
+    at = addresses["places"]
+    m.places, m.shift = <places_t><void *>at, (stride * itemsize).bit_length() - 1      # a power of two
     m.parameter, m.stride, m.n_states = parameter, stride, n_states
     m.records, m.bias = <char *>buffer(records, 1), <char *>buffer(bias, 1)
     m.indptr, m.indices, m.data = <const int64_t *>buffer(indptr), <const int32_t *>buffer(indices), <const char *>buffer(data)

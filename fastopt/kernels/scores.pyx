@@ -1,7 +1,13 @@
 # What the models need beside spans: the score of a sample and the derivative of its loss.
 
+from libc.stdint cimport int32_t, uintptr_t
+
 cdef extern from "fo_exp.h" nogil:
     double fo_exp(double x)
+
+cdef extern from "fo_records.h" nogil:
+    void fo_places(Py_ssize_t n, uintptr_t *place, const int32_t *ids, int shift, uintptr_t records, uintptr_t to_own,
+                   int32_t hot)
 
 
 cdef inline double dot(Py_ssize_t n, const real *a, const real *b) noexcept nogil:
@@ -136,12 +142,20 @@ cdef double learn_poisson(Py_ssize_t n, rw g, ro p, ro x, double y, double a, do
     return z
 
 
+# Where the records of features are, of which a thread has some for itself: see fo_records.h.
+
+cdef void places(Py_ssize_t n, uintptr_t *place, const int32_t *ids, int shift, uintptr_t records, uintptr_t to_own,
+                 int32_t hot) noexcept nogil:
+    fo_places(n, place, ids, shift, records, to_own, hot)
+
+
 # For drivers that gather gradients of several samples: score and derivative apart.
 
 cdef double score(Py_ssize_t n, ro p, ro x) noexcept nogil:
     return dot(n, p, x)
 
 
+TABLE["places"] = <size_t><void *>places
 TABLE["score"] = <size_t><void *>score
 TABLE["slope_log_loss"] = <size_t><void *>log_loss
 TABLE["slope_hinge"] = <size_t><void *>hinge

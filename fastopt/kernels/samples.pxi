@@ -303,10 +303,7 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
         if wild and i + 2 < end:                            # while the blocks settle in the cache
             at = m.order[i + 2]
             find_records(m, last, own, ids_of(m, at, row), m.indptr[at + 1] - m.indptr[at])
-        m.learn(padded, g, p, x, y[r], m.parameter, weights[r] if weights != NULL else 1.0)
-        step = i - begin
-        m.span(padded, p, g, s, s + room, s + 2 * room, s + 3 * room, m.h + (step * threads + k) * m.h_stride)
-        if not wild and m.prefetch and i + 2 < end:         # while the derivative is waited for
+        elif m.prefetch and i + 2 < end:
             at = m.order[i + 2] if m.order != NULL else i + 2
             after = ids_of(m, at, row + room)
             j = m.indptr[at + 1] - m.indptr[at]
@@ -316,6 +313,9 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
                 fetch_records(records, after, j, 2, True)
             else:
                 fetch_records(records, after, j, m.stride, True)
+        m.learn(padded, g, p, x, y[r], m.parameter, weights[r] if weights != NULL else 1.0)
+        step = i - begin
+        m.span(padded, p, g, s, s + room, s + 2 * room, s + 3 * room, m.h + (step * threads + k) * m.h_stride)
         if wild:
             if m.n_states == 0:
                 scatter_found(p, s, room, place, n, 0, down)

@@ -218,6 +218,18 @@ cdef inline const int32_t *ids_of(const Samples *m, Py_ssize_t r, int32_t *spare
     return spare
 
 
+cdef inline void fetch_row_of(const Samples *m, const real *records, Py_ssize_t r, int32_t *spare) noexcept nogil:
+    # The records of a row's features.
+    cdef const int32_t *ids = ids_of(m, r, spare)
+    cdef Py_ssize_t n = m.indptr[r + 1] - m.indptr[r]
+    if m.stride == 1:
+        fetch_records(records, ids, n, 1, True)
+    elif m.stride == 2:
+        fetch_records(records, ids, n, 2, True)
+    else:
+        fetch_records(records, ids, n, m.stride, True)
+
+
 cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t begin, Py_ssize_t end, int k, int threads,
                          const bint wild) noexcept nogil:
     # Samples begin..end, one after the other: gather the records of a sample's features into blocks, score, derivative of
@@ -234,7 +246,6 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
     cdef const real *y = <const real *>m.y
     cdef const real *weights = <const real *>m.weights
     cdef const int32_t *ids
-    cdef const int32_t *after
     cdef Py_ssize_t i, r, n, total, padded, j, at, ahead
     cdef int q, t, due = 0
     cdef double scale = m.scale, shrink = m.shrink
@@ -303,19 +314,13 @@ cdef inline double train(const Samples *m, real *scratch, real *own, Py_ssize_t 
         if wild and i + 2 < end:                            # while the blocks settle in the cache
             at = m.order[i + 2]
             find_records(m, last, own, ids_of(m, at, row), m.indptr[at + 1] - m.indptr[at])
-        elif m.prefetch and i + 2 < end:
-            at = m.order[i + 2] if m.order != NULL else i + 2
-            after = ids_of(m, at, row + room)
-            j = m.indptr[at + 1] - m.indptr[at]
-            if m.stride == 1:
-                fetch_records(records, after, j, 1, True)
-            elif m.stride == 2:
-                fetch_records(records, after, j, 2, True)
-            else:
-                fetch_records(records, after, j, m.stride, True)
+        elif m.n_states == 0 and m.prefetch and i + 2 < end:
+            fetch_row_of(m, records, m.order[i + 2] if m.order != NULL else i + 2, row + room)
         m.learn(padded, g, p, x, y[r], m.parameter, weights[r] if weights != NULL else 1.0)
         step = i - begin
         m.span(padded, p, g, s, s + room, s + 2 * room, s + 3 * room, m.h + (step * threads + k) * m.h_stride)
+        if not wild and m.n_states > 0 and m.prefetch and i + 2 < end:      # roots and quotients are waited for longer
+            fetch_row_of(m, records, m.order[i + 2] if m.order != NULL else i + 2, row + room)
         if wild:
             if m.n_states == 0:
                 scatter_found(p, s, room, place, n, 0, down)

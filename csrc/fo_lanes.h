@@ -3,6 +3,30 @@
 #ifndef FO_LANES_H
 #define FO_LANES_H
 
+#ifndef __has_builtin
+#define __has_builtin(x) 0
+#endif
+
+/* The sum of 16 lanes, folded 8, 4, 2, 1. */
+#if __has_builtin(__builtin_shufflevector)
+static inline double fo_fold(const double *lane) {
+    typedef double v8 __attribute__((vector_size(64), aligned(8), may_alias));
+    typedef double v4 __attribute__((vector_size(32)));
+    typedef double v2 __attribute__((vector_size(16)));
+    v8 a = *(const v8 *)lane + *(const v8 *)(lane + 8);
+    v4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
+    v2 c = __builtin_shufflevector(b, b, 0, 1) + __builtin_shufflevector(b, b, 2, 3);
+    return c[0] + c[1];
+}
+#else
+static inline double fo_fold(const double *lane) {
+    double a[8];
+    for (int j = 0; j < 8; j++) a[j] = lane[j] + lane[j + 8];
+    for (int j = 0; j < 4; j++) a[j] = a[j] + a[j + 4];
+    return (a[0] + a[2]) + (a[1] + a[3]);
+}
+#endif
+
 #if defined(__GNUC__) || defined(__clang__)
 typedef float fo_v32 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef double fo_v64 __attribute__((vector_size(64), aligned(8), may_alias));

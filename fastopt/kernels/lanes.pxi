@@ -8,13 +8,8 @@ cdef enum:
     STACKED = 64
 
 
-cdef inline double fold(double *lane) noexcept nogil:
-    cdef int j
-    for j in range(8):
-        lane[j] = lane[j] + lane[j + 8]
-    for j in range(4):
-        lane[j] = lane[j] + lane[j + 4]
-    return (lane[0] + lane[2]) + (lane[1] + lane[3])
+cdef extern from "fo_lanes.h" nogil:
+    double fold "fo_fold"(const double *lane)
 
 
 cdef inline double lanes_sum(Py_ssize_t count, const real *x) noexcept nogil:

@@ -150,6 +150,13 @@ def test_slopes_of_minus_zero_are_slopes(sign):
     assert negative == [sign > 0 if k != 2 else sign < 0 for k in range(9)]
 
 
+def test_weights_of_minus_zero_are_shown_as_in_records(monkeypatch, rng):
+    X, y = problem(rng, 300, classes=6)
+    want, got = (m.fit(X, y).coef_ for m in both(monkeypatch, "hinge", optimizer="sgd", lr=50, l2=30, epochs=1))
+    assert ((want == 0) & np.signbit(want)).any()
+    assert_bits(got, want)
+
+
 @needs_native
 def test_a_zero_gradient_moves_nothing_with_these_optimizers_alone():
     still = set()

@@ -624,7 +624,12 @@ class LinearClassifier(Linear, Classifier):
         """Weights of the features, shape (1 or n_classes, n_features). Of the sparse layout made anew at each call."""
         if not hasattr(self, "_models") or self._lists() is None:
             return super().coef_
-        return self._entries().toarray()
+        found = self._entries()
+        whole = np.zeros(found.shape, found.dtype)
+        for k, row in enumerate(whole):  # `toarray` adds to 0, which makes 0 of -0
+            part = slice(found.indptr[k], found.indptr[k + 1])
+            row[found.indices[part]] = found.data[part]
+        return whole
 
     def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Any) -> float:
         if not self._is_multinomial():

@@ -45,10 +45,10 @@ def copied(X: Any, n_threads: int = 1) -> tuple[Rows, bool] | None:
         or not indptr.ndim == indices.ndim == data.ndim == 1
         or not (indptr.flags.c_contiguous and indices.flags.c_contiguous)
         or len(indptr) != n_rows + 1
-        or not 0 <= indptr[-1] <= min(len(indices), len(data))
+        or not 0 <= (n := int(indptr[-1])) <= min(len(indices), len(data))  # read once: another thread may change it
     ):
         return None
-    starts, used = np.empty(len(indptr), np.int64), np.empty(indptr[-1], np.int32)
+    starts, used = np.empty(len(indptr), np.int64), np.empty(n, np.int32)
     rising = kernels.drivers.copy_csr(indptr, indices, starts, used, n_features, n_threads)
     return None if rising < 0 else (Rows(starts, used, np.ascontiguousarray(data[: len(used)]), X.shape), bool(rising))
 

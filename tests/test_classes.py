@@ -150,6 +150,13 @@ def test_slopes_of_minus_zero_are_slopes(sign):
     assert negative == [sign > 0 if k != 2 else sign < 0 for k in range(9)]
 
 
+def test_weights_of_minus_zero_are_shown_as_in_records(monkeypatch, rng):
+    X, y = problem(rng, 300, classes=6)
+    want, got = (m.fit(X, y).coef_ for m in both(monkeypatch, "hinge", optimizer="sgd", lr=50, l2=30, epochs=1))
+    assert ((want == 0) & np.signbit(want)).any()
+    assert_bits(got, want)
+
+
 @needs_native
 def test_a_zero_gradient_moves_nothing_with_these_optimizers_alone():
     still = set()
@@ -280,6 +287,39 @@ def test_other_ways_of_training_take_over(monkeypatch, rng):
         if "average" not in way:
             assert got.layout_ == "dense"
             assert isinstance(got._models[0].trainer, SampleTrainer)
+
+
+def test_models_stay_together_where_memory_does_not_suffice_for_each_alone(monkeypatch, rng):
+    X, y = problem(rng, 300, classes=6)
+    for model in both(monkeypatch, "hinge", epochs=1, warm_start=True):
+        want = model.fit(X, y).coef_
+        whole, made = LaneTrainer.alone, []
+
+        def alone(self, k, into=None, whole=whole, made=made):
+            made.append(k)
+            if len(made) > 3:
+                raise MemoryError("no more")
+            return whole(self, k, into)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LaneTrainer, "alone", alone)
+            with pytest.raises(MemoryError, match="no more"):
+                model.set_params(mode="hogwild").fit(X, y)
+        assert_bits(model.coef_, want)
+        model.set_params(mode="sequential").fit(X, y)
+        assert model.t_ == 600
+
+
+def test_intercepts_are_read_without_making_weights(monkeypatch, rng):
+    X, y = problem(rng, 300, classes=6)
+    for options in ({}, {"mode": "minibatch"}, {"average": True}):
+        for model in both(monkeypatch, "hinge", epochs=1, **options):
+            model.fit(X, y)
+            with monkeypatch.context() as patch:
+                for kind in (SampleTrainer, LaneTrainer, ClassTrainer):
+                    patch.setattr(kind, "weights", None)
+                got = model.intercept_
+            assert_bits(got, np.concatenate([one.parameters()[1] for one in model._models]))
 
 
 def test_layouts_are_chosen(always, rng):
@@ -416,6 +456,10 @@ def test_lists_without_permission_to_write_predict(always, rng):
         a.flags.writeable = False
     assert_bits(model.decision_function(X), want)
     assert_bits(model.coef_, pickle.loads(pickle.dumps(model)).coef_)
+    with pytest.raises(fastopt.errors.ReadOnlyError, match="cannot be written"):
+        model.partial_fit(X, y)
+    for a in (group.heads, group.book):  # too small to be mapped
+        a.flags.writeable = True
     with pytest.raises(fastopt.errors.ReadOnlyError, match="cannot be written"):
         model.partial_fit(X, y)
 

@@ -16,6 +16,7 @@ from fastopt.optimizers.base import ALIASES, by_name
 scipy_sparse = pytest.importorskip("scipy.sparse")
 if kernels.drivers is None:
     pytest.skip("installed with FASTOPT_PURE=1: there are no threads", allow_module_level=True)
+needs_openmp = pytest.mark.skipif(not kernels.drivers.OPENMP, reason="a serial build has no threads that share records")
 
 NAMES = sorted({*(k for k, c in fastopt.Optimizer.known.items() if c.for_samples), *ALIASES} - {"rprop", "signsgd"})
 NAMES_WITH_MOMENTUM = ("momentum", "nag", "qhadam")
@@ -133,6 +134,7 @@ def met(law, to, own, seen):
     return np.maximum(to, own)
 
 
+@needs_openmp
 @pytest.mark.parametrize("laws", [("sum",) * 4, ("sum", "mean", "max", "max"), ("mean", "sum", "mean", "max")])
 def test_merging_by_every_law(laws, rng):
     """Two threads with a sample each; some features are in both. They may run at once, or one after the other."""
@@ -362,6 +364,7 @@ def test_threads_meet_before_their_scales_part(monkeypatch, rng):
     assert 0.7 < np.median(sizes) < 1.1, sizes
 
 
+@needs_openmp
 @pytest.mark.parametrize("n_threads", [2, 3])
 @pytest.mark.parametrize("l2", [1e-4, 0.03])
 def test_the_penalty_of_a_rare_feature_is_that_of_its_step(l2, n_threads):

@@ -341,8 +341,13 @@ class ClassLane(Lane):
 
     @property
     def records(self) -> Array:
-        """One of each feature."""
-        return self.group.heads
+        """One of each feature, read-only where any part of the lists is."""
+        heads = self.group.heads
+        if all(chunk.flags.writeable for chunk in self.group.chunks):
+            return heads
+        heads = heads.view()
+        heads.flags.writeable = False
+        return heads
 
     def parameters(self) -> tuple[Array, ...]:
         return self.group.weights(self.k), self.intercept()

@@ -119,6 +119,12 @@ class Model:
         """Arrays; those of a linear model: the weights, and the intercept, shape (1,)."""
         return self.kept() or self.trainer.parameters()
 
+    def intercept(self) -> Array:
+        """That of `parameters`, without making the weights."""
+        kept = self.kept()
+        found: Array = self.trainer.intercept() if kept is None else kept[1]
+        return found
+
     def kept(self) -> tuple[Array, ...] | None:
         """The parameters, if they are not those of now."""
         return self._best or self._mean

@@ -249,8 +249,11 @@ class Linear(Estimator):
         if not isinstance(self._models[0].trainer, Lane):
             return super()._jobs(targets, dtype, epochs)
         if self._apart(epochs) and not self._is_multinomial():  # from now on each by itself
-            for model in self._models:
-                model.trainer = model.trainer.alone()
+            trainers = [model.trainer.alone() for model in self._models]
+            for model, trainer in zip(
+                self._models, trainers, strict=True
+            ):  # all, or none where memory does not suffice
+                model.trainer = trainer
             return super()._jobs(targets, dtype, epochs)
         jobs = []
         for lane in [model.trainer for model in self._models]:
@@ -374,7 +377,7 @@ class Linear(Estimator):
         """The intercept, shape (1,), or one for each class or target."""
         if not hasattr(self, "_models"):
             raise AttributeError("intercept_ does not exist before fit")
-        return np.concatenate([model.parameters()[1] for model in self._models])
+        return np.concatenate([model.intercept() for model in self._models])
 
 
 class LinearClassifier(Linear, Classifier):
@@ -621,7 +624,12 @@ class LinearClassifier(Linear, Classifier):
         """Weights of the features, shape (1 or n_classes, n_features). Of the sparse layout made anew at each call."""
         if not hasattr(self, "_models") or self._lists() is None:
             return super().coef_
-        return self._entries().toarray()
+        found = self._entries()
+        whole = np.zeros(found.shape, found.dtype)
+        for k, row in enumerate(whole):  # `toarray` adds to 0, which makes 0 of -0
+            part = slice(found.indptr[k], found.indptr[k + 1])
+            row[found.indices[part]] = found.data[part]
+        return whole
 
     def _mean_loss(self, models: Sequence[Model], watch: Watch, targets: Any) -> float:
         if not self._is_multinomial():

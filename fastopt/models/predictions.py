@@ -118,7 +118,7 @@ def side_by_side(models: Sequence[Any], features: Array, dtype: Any) -> Iterator
         for begin in range(0, len(block), COPIED):
             several = block[begin : begin + COPIED]
             weights[:, begin : begin + len(several)] = np.stack([weights_of(m, features) for m in several]).T
-        bias[: len(block)] = [(m.kept() or (None, m.trainer.intercept()))[1][0] for m in block]
+        bias[: len(block)] = [m.intercept()[0] for m in block]
         yield Block(first, len(block), lanes, weights, None, bias)
 
 

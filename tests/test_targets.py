@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from conftest import needs_native
+from scipy import sparse
 from settings import assert_bits, native_builds
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
@@ -17,6 +18,7 @@ from test_models import rows
 
 import fastopt
 from fastopt.cli import main
+from fastopt.errors import ShapeError
 from fastopt.models import FFMClassifier, FMClassifier, FMRegressor, LinearClassifier, LinearRegressor, lanes
 from fastopt.models.files import load_model, save_model
 from fastopt.models.lanes import Lane, LaneTrainer
@@ -518,3 +520,26 @@ def test_weights_that_are_not_finite_are_not_kept(rng, monkeypatch):
     whole = Lane.is_finite
     monkeypatch.setattr(Lane, "is_finite", lambda lane, indices: lane.k != 0 and whole(lane, indices))
     assert LinearRegressor(**options).fit(X, Y[:, 0]).l2_ == 0.1
+
+
+def test_a_stream_of_labels_that_are_sparse_or_one_column():
+    X, y = sparse.csr_matrix(np.eye(6)), np.array([[0, 1], [1, 0], [1, 1], [0, 0], [0, 1], [1, 0]])
+    dense = LinearClassifier(random_state=0)
+    rest = LinearClassifier(random_state=0)
+    want = fit_stream(dense, [(X, y), (X, y)])
+    assert fit_stream(rest, [(X, sparse.csr_array(y)), (X, sparse.coo_matrix(y))]).loss == want.loss
+    assert (dense.coef_ == rest.coef_).all()
+    one, column = LinearClassifier(random_state=0), LinearClassifier(random_state=0)
+    assert fit_stream(one, [(X, y[:, 0])]).loss == fit_stream(column, [(X, y[:, :1])]).loss
+    assert (one.coef_ == column.coef_).all()
+
+
+def test_labels_in_a_list_of_arrays_without_dimensions():
+    y = [np.array(k % 2) for k in range(6)]
+    assert LinearClassifier(random_state=0).fit(np.eye(6), y).predict(np.eye(6)).shape == (6,)
+
+
+def test_a_change_of_columns_says_how_to_start_again():
+    model = LinearClassifier(random_state=0, warm_start=True).fit(np.eye(6), np.eye(6, 2, dtype=int))
+    with pytest.raises(ShapeError, match="warm_start=False"):
+        model.fit(np.eye(6), np.arange(6) % 2)

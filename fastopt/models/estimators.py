@@ -91,7 +91,7 @@ def _is_table(y: Any) -> bool:
     if type(y) is np.ndarray:
         return y.ndim == 2
     first = y[0] if type(y) in (list, tuple) and len(y) else None
-    return len(getattr(y, "shape", ())) == 2 or isinstance(first, (list, tuple, np.ndarray))
+    return len(getattr(y, "shape", ())) == 2 or isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) > 0
 
 
 def _plain_labels(y: Any, n: int) -> Array | None:
@@ -548,7 +548,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         """Raise if the targets have not so many columns as those of the models."""
         if columns != self._columns:
             now, then = ("one dimension" if k is None else f"{k} columns" for k in (columns, self._columns))
-            raise ShapeError(f"y has {now}, and training began with {then}; call fit to start again")
+            raise ShapeError(
+                f"y has {now}, and training began with {then}; call fit with warm_start=False to start again"
+            )
 
     def _as_trained(self, X: Any, fresh: bool) -> Any:
         if fresh or X.dtype == self._models[0].trainer.dtype:

@@ -278,7 +278,8 @@ class CSV(_Table):
             if name not in getattr(hasher, "names", ()):
                 raise HyperParameterError(f"types has {name!r}, which is no column of the hasher")
         super().__init__(path_or_file, hasher, label, above, texts)
-        self.types, self.gate = dict(types or {}), None
+        self.types = dict(types or {})
+        self.gate: Any = None  # what pyarrow reads
 
     def open(self) -> Iterator[Any]:
         pa, csv = need("pyarrow", "cli"), need("pyarrow.csv", "cli")

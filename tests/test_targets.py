@@ -17,10 +17,11 @@ from test_lanes import arguments, same
 from test_models import rows
 
 import fastopt
+from fastopt.checkpoint import read_arrays, write_arrays
 from fastopt.cli import main
-from fastopt.errors import ShapeError
+from fastopt.errors import CheckpointError, ShapeError
 from fastopt.models import FFMClassifier, FMClassifier, FMRegressor, LinearClassifier, LinearRegressor, lanes
-from fastopt.models.files import load_model, save_model
+from fastopt.models.files import FORMAT, load_model, save_model
 from fastopt.models.lanes import Lane, LaneTrainer
 from fastopt.models.progressive import fit_stream, judge
 from fastopt.models.samples import SampleTrainer
@@ -543,3 +544,25 @@ def test_a_change_of_columns_says_how_to_start_again():
     model = LinearClassifier(random_state=0, warm_start=True).fit(np.eye(6), np.eye(6, 2, dtype=int))
     with pytest.raises(ShapeError, match="warm_start=False"):
         model.fit(np.eye(6), np.arange(6) % 2)
+
+
+@pytest.mark.parametrize(
+    ("about", "arrays"),
+    [
+        ({"columns": None}, {}),
+        ({"columns": 2.0}, {}),
+        ({"columns": True}, {}),
+        ({}, {"coef": np.zeros((2, 0))}),
+        (
+            {"n_features": 6},
+            {"coef_data": np.ones(2), "coef_indices": np.array([0.0, 1.0]), "coef_indptr": np.array([0, 1, 2])},
+        ),
+    ],
+)
+def test_damaged_files_of_several_targets_are_refused(about, arrays, rng, tmp_path):
+    path = str(tmp_path / "m.npz")
+    save_model(path, LinearRegressor(random_state=0).fit(np.eye(6), rng.random((6, 2))))
+    known, kept = read_arrays(path, FORMAT)
+    write_arrays(path, {**known, **about}, {**kept, **arrays})
+    with pytest.raises(CheckpointError):
+        load_model(path)

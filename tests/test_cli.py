@@ -22,11 +22,14 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from scipy.sparse import csr_matrix
+from sklearn.datasets import dump_svmlight_file
 from sklearn.metrics import roc_auc_score
 
 import fastopt
 from fastopt.cli import main
-from fastopt.models import ColumnHasher, LinearClassifier, chunks, fit_stream, read_vw, write_cache
+from fastopt.cli.data import Reader, Samples
+from fastopt.cli.weights import heaviest
+from fastopt.models import ColumnHasher, LinearClassifier, chunks, classes, fit_stream, read_vw, write_cache
 from fastopt.models.features import read_csv
 from fastopt.models.files import load_model, save_model
 
@@ -429,6 +432,24 @@ def test_several_classes(table, tmp_path, capsys):
     ):
         assert main([*arguments, *mistake]) == 2
         assert word in capsys.readouterr().err
+
+
+def test_weights_of_lists_are_found_without_a_dense_matrix(tmp_path, rng, monkeypatch):
+    X = csr_matrix((rng.random((300, 40)) * (rng.random((300, 40)) < 0.2)).astype(np.float32))
+    y = np.arange(300) % 5
+    path = str(tmp_path / "t.svm")
+    dump_svmlight_file(X, y, path, zero_based=False)
+    samples = Samples(path, Reader("svmlight"), 40)
+    found = []
+    for least in (64, 2):
+        monkeypatch.setattr(classes, "LEAST_CLASSES", least)
+        monkeypatch.setattr(classes, "LEAST_BYTES", 1)
+        model = LinearClassifier("hinge", epochs=1, random_state=0).fit(X, y)
+        assert model.layout_ == ("dense" if least == 64 else "sparse")
+        if least == 2:
+            monkeypatch.setattr(LinearClassifier, "coef_", property(lambda self: pytest.fail("a dense matrix")))
+        found.append([heaviest(model, samples, count) for count in (1, 7, 10**6)])
+    assert found[0] == found[1]
 
 
 def test_regression_on_a_stream(table, tmp_path, capsys):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -253,3 +255,28 @@ def test_names_are_counted_over_all_pieces(tmp_path, monkeypatch, rng):
             x, _, y = name.partition("=")[2].partition("*")
             place = hasher.transform({"a": [x], "b": [y]}).indices[int("*" in name)]
             assert place == slot
+
+
+@pytest.mark.parametrize("source", ["path", "file"])
+def test_a_process_ends_well_after_an_error_while_more_is_read(source, tmp_path):
+    """pyarrow reads on in threads of its own, which must not be in Python when Python ends."""
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"b,c\n" + b"x,y\n" * (1 << 21))
+    program = f"""
+import time
+from fastopt.models import ColumnHasher, chunks
+class Slow:
+    def __init__(self):
+        self.file = open({str(path)!r}, "rb")
+    def read(self, size=-1):
+        time.sleep(0.02)
+        return self.file.read(min(size, 1 << 16))
+source = {str(path)!r} if {source!r} == "path" else Slow()
+try:
+    next(chunks(source, reader="csv", hasher=ColumnHasher(16, ["a"]), label=None))
+except ValueError as error:
+    print(error)
+"""
+    for _ in range(3):
+        ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert (ran.returncode, "'a'" in ran.stdout) == (0, True), ran.stderr

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from conftest import needs_native
+from scipy import sparse
 from settings import assert_bits, native_builds
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
@@ -16,9 +17,11 @@ from test_lanes import arguments, same
 from test_models import rows
 
 import fastopt
+from fastopt.checkpoint import read_arrays, write_arrays
 from fastopt.cli import main
+from fastopt.errors import CheckpointError, ShapeError
 from fastopt.models import FFMClassifier, FMClassifier, FMRegressor, LinearClassifier, LinearRegressor, lanes
-from fastopt.models.files import load_model, save_model
+from fastopt.models.files import FORMAT, load_model, save_model
 from fastopt.models.lanes import Lane, LaneTrainer
 from fastopt.models.progressive import fit_stream, judge
 from fastopt.models.samples import SampleTrainer
@@ -518,3 +521,48 @@ def test_weights_that_are_not_finite_are_not_kept(rng, monkeypatch):
     whole = Lane.is_finite
     monkeypatch.setattr(Lane, "is_finite", lambda lane, indices: lane.k != 0 and whole(lane, indices))
     assert LinearRegressor(**options).fit(X, Y[:, 0]).l2_ == 0.1
+
+
+def test_a_stream_of_labels_that_are_sparse_or_one_column():
+    X, y = sparse.csr_matrix(np.eye(6)), np.array([[0, 1], [1, 0], [1, 1], [0, 0], [0, 1], [1, 0]])
+    dense = LinearClassifier(random_state=0)
+    rest = LinearClassifier(random_state=0)
+    want = fit_stream(dense, [(X, y), (X, y)])
+    assert fit_stream(rest, [(X, sparse.csr_array(y)), (X, sparse.coo_matrix(y))]).loss == want.loss
+    assert (dense.coef_ == rest.coef_).all()
+    one, column = LinearClassifier(random_state=0), LinearClassifier(random_state=0)
+    assert fit_stream(one, [(X, y[:, 0])]).loss == fit_stream(column, [(X, y[:, :1])]).loss
+    assert (one.coef_ == column.coef_).all()
+
+
+def test_labels_in_a_list_of_arrays_without_dimensions():
+    y = [np.array(k % 2) for k in range(6)]
+    assert LinearClassifier(random_state=0).fit(np.eye(6), y).predict(np.eye(6)).shape == (6,)
+
+
+def test_a_change_of_columns_says_how_to_start_again():
+    model = LinearClassifier(random_state=0, warm_start=True).fit(np.eye(6), np.eye(6, 2, dtype=int))
+    with pytest.raises(ShapeError, match="warm_start=False"):
+        model.fit(np.eye(6), np.arange(6) % 2)
+
+
+@pytest.mark.parametrize(
+    ("about", "arrays"),
+    [
+        ({"columns": None}, {}),
+        ({"columns": 2.0}, {}),
+        ({"columns": True}, {}),
+        ({}, {"coef": np.zeros((2, 0))}),
+        (
+            {"n_features": 6},
+            {"coef_data": np.ones(2), "coef_indices": np.array([0.0, 1.0]), "coef_indptr": np.array([0, 1, 2])},
+        ),
+    ],
+)
+def test_damaged_files_of_several_targets_are_refused(about, arrays, rng, tmp_path):
+    path = str(tmp_path / "m.npz")
+    save_model(path, LinearRegressor(random_state=0).fit(np.eye(6), rng.random((6, 2))))
+    known, kept = read_arrays(path, FORMAT)
+    write_arrays(path, {**known, **about}, {**kept, **arrays})
+    with pytest.raises(CheckpointError):
+        load_model(path)

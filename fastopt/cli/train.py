@@ -236,6 +236,8 @@ def _labels(args: argparse.Namespace, samples: data.Samples, y: Any) -> Any:
 
 
 def _whole(args: argparse.Namespace, samples: data.Samples, names: list[str]) -> int:
+    from ..models.classes import LOSSES
+
     start = time.perf_counter()
     X, y, w = samples.whole()
     read = time.perf_counter() - start
@@ -254,7 +256,8 @@ def _whole(args: argparse.Namespace, samples: data.Samples, names: list[str]) ->
         )
         if classes is not None and len(classes) > 2:
             size = len(classes) * X.shape[1] * X.dtype.itemsize
-            print(f"{len(classes)} classes: {size / 1e6:,.0f} MB of weights, and the optimizer's state")
+            most = "at most " if args.model == "linear" and args.loss in LOSSES else ""  # lists hold fewer
+            print(f"{len(classes)} classes: {most}{size / 1e6:,.0f} MB of weights, and the optimizer's state")
     results = []
     with progress(len(names) * args.epochs) as bar:
         for name in names:

@@ -44,23 +44,33 @@ def run(args: argparse.Namespace) -> int:
 
 def heaviest(model: Any, samples: data.Samples, count: int) -> list[dict[str, Any]]:
     """The weights that are largest in size, and the names of their slots."""
-    coef = np.atleast_2d(model.coef_)
-    n = coef.shape[1]
-    size = np.abs(coef).ravel()
+    weights, places, n = _weights(model)
+    size = np.abs(weights)
     top = np.argpartition(size, len(size) - min(count, len(size)))[len(size) - min(count, len(size)) :]
     top = top[size[top] > 0]
-    top = top[np.lexsort((top, -size[top]))]
-    names = _names(samples, np.unique(top % n).tolist(), n)
+    top = top[np.lexsort((top if places is None else places[top], -size[top]))]
+    where = top if places is None else places[top]
+    names = _names(samples, np.unique(where % n).tolist(), n)
     found = []
-    for place in top.tolist():
+    for weight, place in zip(weights[top].tolist(), where.tolist(), strict=True):
         row, slot = divmod(place, n)
-        entry: dict[str, Any] = {"weight": float(coef[row, slot]), "slot": slot}
-        if len(coef) > 1:
+        entry: dict[str, Any] = {"weight": weight, "slot": slot}
+        if len(getattr(model, "classes_", ())) > 2:
             entry["class"] = str(model.classes_[row])
         counts = names[slot].most_common()
         entry["names"] = [{"name": name, "rows": rows} for name, rows in counts]
         found.append(entry)
     return found
+
+
+def _weights(model: Any) -> tuple[Any, Any, int]:
+    """The weights in one row, class after class, the places of those that are there (None: all), and the number of features."""
+    if getattr(model, "layout_", "dense") == "sparse" and model._lists() is not None:
+        entries = model._entries()
+        rows, n = np.repeat(np.arange(entries.shape[0]), np.diff(entries.indptr)), entries.shape[1]
+        return entries.data, rows * n + entries.indices, n
+    coef = np.atleast_2d(model.coef_)
+    return coef.ravel(), None, coef.shape[1]
 
 
 def _names(samples: data.Samples, slots: list[int], n: int) -> Any:

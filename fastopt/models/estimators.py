@@ -91,14 +91,16 @@ def _is_table(y: Any) -> bool:
     if type(y) is np.ndarray:
         return y.ndim == 2
     first = y[0] if type(y) in (list, tuple) and len(y) else None
-    return len(getattr(y, "shape", ())) == 2 or isinstance(first, (list, tuple, np.ndarray))
+    return len(getattr(y, "shape", ())) == 2 or isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) > 0
 
 
-def _plain_labels(y: Any, n: int) -> Array | None:
-    """`y` as an array, if it is of `n` finite numbers or of texts, one after the other; else None."""
+def _plain_labels(y: Any, n: int, tables: bool) -> Array | None:
+    """`y` as an array, if it is of `n` finite numbers or of texts, or with `tables` of `n` rows of numbers; else None."""
     if type(y) is list:
         y = np.asarray(y)
-    if type(y) is not np.ndarray or y.shape != (n,) or y.dtype.kind not in "biufU":
+    if type(y) is not np.ndarray or len(y.shape) not in (1, 1 + tables) or len(y) != n:
+        return None
+    if y.dtype.kind not in ("biufU" if y.ndim == 1 else "biuf") or not y.size:
         return None
     if y.dtype.kind == "f" and (y.dtype not in DTYPES or not y.flags.c_contiguous or not is_finite(y)):
         return None
@@ -227,7 +229,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         if (
             not first
             and self._is_plain(X)
-            and (plain := _plain_labels(y, X.shape[0])) is not None
+            and (plain := _plain_labels(y, X.shape[0], "multi_output" in options)) is not None
             and is_finite(_entries(X))
         ):
             return X, plain
@@ -554,7 +556,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         """Raise if the targets have not so many columns as those of the models."""
         if columns != self._columns:
             now, then = ("one dimension" if k is None else f"{k} columns" for k in (columns, self._columns))
-            raise ShapeError(f"y has {now}, and training began with {then}; call fit to start again")
+            raise ShapeError(
+                f"y has {now}, and training began with {then}; call fit with warm_start=False to start again"
+            )
 
     def _as_trained(self, X: Any, fresh: bool) -> Any:
         if fresh or X.dtype == self._models[0].trainer.dtype:

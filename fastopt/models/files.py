@@ -28,6 +28,8 @@ class SparseRows(Sequence[Array]):
         self.data, self.indices, self.indptr = (arrays[f"coef_{name}"] for name in ("data", "indices", "indptr"))
         rows = sparse.csr_array((self.data, self.indices, self.indptr), shape=(len(self.indptr) - 1, n_features))
         rows.check_format(full_check=True)
+        if self.indices.dtype.kind != "i":
+            raise CheckpointError(f"coef_indices have the dtype {self.indices.dtype}")
         self.dtype, self.shape, self.ndim = self.data.dtype, rows.shape, 2
 
     def __len__(self) -> int:
@@ -179,10 +181,12 @@ def load_saved(path: str | os.PathLike[str]) -> Saved:
             SparseRows(arrays, about["n_features"]) if "coef_indptr" in arrays else np.atleast_2d(arrays["coef"])
         )
         intercept = arrays["intercept"]
-        if coef.dtype not in (np.float32, np.float64) or coef.ndim != 2 or intercept.shape != coef.shape[:1]:
+        one_each = coef.ndim == 2 and coef.shape[1] > 0 and intercept.shape == coef.shape[:1]
+        if coef.dtype not in (np.float32, np.float64) or not one_each:
             raise CheckpointError(f"{path} is damaged: weights of shape {coef.shape} and dtype {coef.dtype}")
         columns = about.get("columns")
-        if columns is not None and len(coef) != columns:
+        rows = 1 if columns is None and not isinstance(model, Classifier) else columns
+        if not isinstance(columns, int | None) or (rows is not None and len(coef) != rows):
             raise CheckpointError(f"{path} is damaged: {len(coef)} rows of weights, {columns} columns of targets")
         if isinstance(model, Classifier) and columns is not None:
             model.classes_ = np.arange(columns)

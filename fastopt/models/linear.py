@@ -424,7 +424,7 @@ class LinearClassifier(Linear, Classifier):
     random_state : int, RandomState or None
         Seed of the order, and of the split of `early_stopping` and of several `l2`.
     early_stopping : bool, default False
-        Hold out `validation_fraction` of the samples (stratified), and stop when their mean loss has not fallen by more than
+        Hold out `validation_fraction` of the samples (stratified by class, not by labels), and stop when their mean loss has not fallen by more than
         `tol` for `n_iter_no_change` passes. scikit-learn looks at the accuracy instead. The weights are those of the
         pass with the least loss; training on goes on from the last one's. Where a later pass diverges, a `ConvergenceWarning` of
         scikit-learn says so, and training on is refused.

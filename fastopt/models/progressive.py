@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from ..checks import Array
 from ..errors import StateError
@@ -154,7 +155,7 @@ def fit_stream(
         waited = found.waited + time.perf_counter() - begun
         if piece is None:
             return replace(found, seconds=time.perf_counter() - start, waited=waited)
-        X, y, weights = _parts(piece)
+        X, y, weights = _parts(model, piece)
         if not len(y) or (weights is not None and not weights.any()):
             found = replace(found, waited=waited)
             continue
@@ -182,12 +183,15 @@ def fit_stream(
             raise KeyboardInterrupt
 
 
-def _parts(piece: Any) -> tuple[Any, Array, Array | None]:
+def _parts(model: Any, piece: Any) -> tuple[Any, Array, Array | None]:
     X, y, *more = piece
     weights = np.asarray(more[0]) if more and more[0] is not None else None
     if weights is not None and weights.dtype.kind != "f":  # fields or queries
         weights = None
-    return X, np.asarray(y), weights
+    y = np.asarray(y.toarray() if sparse.issparse(y) else y)
+    if y.ndim == 2 and y.shape[1] == 1 and hasattr(model, "decision_function"):
+        y = y[:, 0]  # as `fit` takes it
+    return X, y, weights
 
 
 def checked_labels(model: Any, y: Array, classes: Array | None, done: int) -> Array | None:

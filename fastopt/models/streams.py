@@ -6,6 +6,7 @@ import inspect
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -188,7 +189,7 @@ class _Table:
         if label in hasher.names:
             raise HyperParameterError(f"label {label!r} cannot be a feature as well")
         self.columns = [*hasher.names, *([] if label is None else [label])]
-        self.owned = is_ours(path_or_file)
+        self.owned, self.source = is_ours(path_or_file), path_or_file
         self.name, self.file = open_bytes(path_or_file)
         self.held: list[Any] = []  # tables that are read and not given out
         self.tables = self.read()
@@ -278,12 +279,46 @@ class CSV(_Table):
                 raise HyperParameterError(f"types has {name!r}, which is no column of the hasher")
         super().__init__(path_or_file, hasher, label, above, texts)
         self.types = dict(types or {})
+        self.gate: Any = None  # what pyarrow reads
 
     def open(self) -> Iterator[Any]:
         pa, csv = need("pyarrow", "cli"), need("pyarrow.csv", "cli")
         types = {**dict.fromkeys(self.columns, pa.string()), **self.types}
         options = csv.ConvertOptions(column_types=types, include_columns=self.columns)
-        return iter(csv.open_csv(self.file, convert_options=options))
+        # pyarrow reads ahead in threads of its own, even after an error; one that is in Python when Python ends aborts the process.
+        if self.owned:
+            path = os.fsdecode(self.source)
+            packed = {".gz": "gzip", ".bz2": "bz2"}.get(os.path.splitext(path)[1])
+            self.gate = pa.input_stream(path, compression=packed)
+        else:
+            self.gate = _Gate(self.file)
+        return iter(csv.open_csv(self.gate, convert_options=options))
+
+    def close(self) -> None:
+        if isinstance(self.gate, _Gate):
+            self.gate.close()
+        super().close()
+
+
+class _Gate:
+    """A Python file that pyarrow's threads read until it is closed, from when on it has come to its end."""
+
+    closed = False
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.over, self.reading = file, False, threading.Lock()
+
+    def read(self, size: int = -1) -> bytes:
+        with self.reading:
+            found: bytes = b"" if self.over else self.file.read(size)
+            return found
+
+    def close(self) -> None:
+        """Wait for a read under way, but no longer than a second: input may never come."""
+        self.over = True
+        if self.reading.acquire(timeout=1.0):
+            self.reading.release()
+            time.sleep(0.02)  # while the thread leaves Python
 
 
 class Parquet(_Table):

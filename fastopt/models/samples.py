@@ -25,7 +25,7 @@ DRIFT = 0.9
 #: Lock-free threads train their own copies of the most frequent features. Those before the first number, and after that of
 #: the tier above, are merged when all threads together have had so many samples as the second says. The hottest move most,
 #: and must not part for long.
-TIERS = ((256, 128), (1024, 512), (4096, 2048), (16384, 8192))
+TIERS = ((256, 128), (1024, 512), (4096, 2048), (16384, 4096))
 #: A tier pays if a thread meets its features at least so often, on average, from merge to merge.
 TOUCHES = 0.25
 #: Of so many indices the frequencies are estimated.

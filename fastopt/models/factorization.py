@@ -151,7 +151,7 @@ class Factorization(Estimator):
 
 
 class FMClassifier(Factorization, Classifier):
-    r"""Factorization machine (Rendle 2010) for two or more classes, trained on CSR or dense data by any optimizer of fastopt.
+    r"""Factorization machine (Rendle 2010) for two or more classes, trained on CSR or dense data by any optimizer that steps sample by sample.
 
     The score of a sample is
 
@@ -248,7 +248,7 @@ class FMClassifier(Factorization, Classifier):
 
 
 class FMRegressor(Factorization, Regressor):
-    """Factorization machine (Rendle 2010) for numbers, trained on CSR or dense data by any optimizer of fastopt.
+    """Factorization machine (Rendle 2010) for numbers, trained on CSR or dense data by any optimizer that steps sample by sample.
 
     Parameters
     ----------

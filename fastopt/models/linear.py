@@ -381,7 +381,7 @@ class Linear(Estimator):
 
 
 class LinearClassifier(Linear, Classifier):
-    """Linear classifier of two or more classes, or of several labels, trained on CSR or dense data by any optimizer of fastopt.
+    """Linear classifier of two or more classes, or of several labels, trained on CSR or dense data by any optimizer that steps sample by sample.
 
     Minimizes the mean loss + l2/2 |w|^2 + l1 |w|_1, the intercept not penalized. The penalties are proximal: after each
     step ``w <- soft(w, lr * l1) / (1 + lr * l2)``, not scaled by adaptive rates; features that a sample lacks are caught up
@@ -676,7 +676,7 @@ class LinearClassifier(Linear, Classifier):
 
 
 class LinearRegressor(Linear, Regressor):
-    """Linear regression, trained on CSR or dense data by any optimizer of fastopt.
+    """Linear regression, trained on CSR or dense data by any optimizer that steps sample by sample.
 
     Parameters
     ----------
